@@ -1,0 +1,120 @@
+"""What a velocity field is, and the one way in which time meets a state."""
+
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+
+class VelocityField(Protocol):
+    """Anything callable as v(x, t): a network, a closed form, a lambda.
+
+    x is a batch of states of shape (B, *event), t a batch of times of shape (B,).
+    The result has the shape of x; its unit is that of x per unit of time.
+    Sample b of the result depends on sample b of the inputs only.
+    """
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity at the states x and the times t, shaped like x."""
+        ...
+
+
+def check_state(x: Tensor, name: str = "x") -> None:
+    """Raise unless x is a floating-point batch of shape (B, *event).
+
+    Raises:
+        TypeError: x is not a tensor, or not of a floating-point type.
+        ValueError: x has no batch dimension.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; pass a torch.Tensor of shape (B, *event)")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; states are real numbers: convert it with {name}.float()"
+        )
+    if x.ndim == 0:
+        raise ValueError(f"{name} has no batch dimension; pass {name}.unsqueeze(0) for one sample")
+
+
+def check_same_shape(x: Tensor, y: Tensor, names: str) -> None:
+    """Raise unless x and y are states of the same shape.
+
+    Raises:
+        TypeError: one of them is not a floating-point tensor.
+        ValueError: the shapes differ.
+    """
+    first, second = names.split(", ")
+    check_state(x, first)
+    check_state(y, second)
+    if x.shape != y.shape:
+        raise ValueError(
+            f"{first} has shape {tuple(x.shape)} and {second} has shape {tuple(y.shape)}; "
+            "they must be equal, one row for each sample of the batch"
+        )
+
+
+def _check_time_type(t: Tensor) -> None:
+    if not isinstance(t, Tensor) or not t.is_floating_point():
+        kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(f"t is of type {kind}; pass a floating-point tensor of shape (B,)")
+
+
+def check_times(
+    t: Tensor,
+    interval: tuple[float, float] = (0.0, 1.0),
+    *,
+    open_start: bool = False,
+    open_end: bool = False,
+    what: str = "this function",
+) -> None:
+    """Raise unless every entry of t is a number inside the interval.
+
+    Raises:
+        TypeError: t is not a floating-point tensor.
+        ValueError: an entry is NaN or outside the interval.
+    """
+    _check_time_type(t)
+    start, end = interval
+    above = t > start if open_start else t >= start
+    below = t < end if open_end else t <= end
+    inside = above & below
+    if not bool(inside.all()):
+        wrong = t[~inside].flatten()[0].item()
+        left, right = "(" if open_start else "[", ")" if open_end else "]"
+        raise ValueError(
+            f"t = {wrong} is outside {left}{start:g}, {end:g}{right}, where {what} is defined"
+        )
+
+
+def expand_time(t: Tensor, x: Tensor) -> Tensor:
+    """Give t of shape (B,) the dimensions of x, so that t * x multiplies sample by sample.
+
+    PyTorch lines shapes up from the right. With B = D a product of shapes (B,) and (B, D) is
+    accepted and wrong: each coordinate gets another sample's time. This function is the only
+    place of the book where a time changes its shape.
+
+    Args:
+        t: times, shape (B,), floating point.
+        x: states, shape (B, *event).
+
+    Returns:
+        t with shape (B, 1, …, 1), as many dimensions as x.
+
+    Raises:
+        TypeError: t or x is not a floating-point tensor.
+        ValueError: t has another shape than (B,).
+    """
+    check_state(x)
+    _check_time_type(t)
+    if t.shape != x.shape[:1]:
+        raise ValueError(
+            f"t has shape {tuple(t.shape)}; for x of shape {tuple(x.shape)} it must be "
+            f"({x.shape[0]},), one time for each sample: "
+            "use t.flatten() for (B, 1), torch.full((B,), t) for a single time"
+        )
+    return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def generator_device(generator: Generator | None) -> torch.device:
+    """Return the device on which a generator draws, PyTorch's default device without one."""
+    return torch.get_default_device() if generator is None else generator.device

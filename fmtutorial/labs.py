@@ -1,0 +1,28 @@
+"""What every lab needs and no chapter is about: its device, and numbers for the book's prose."""
+
+import torch
+
+
+def default_device() -> torch.device:
+    """Return the GPU where CUDA finds one, the CPU elsewhere."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def record(name: str, value: str | float) -> None:
+    """Store a value in the notebook's outputs, where the chapter's prose cites it by name.
+
+    It is invisible in the notebook. Outputs are compared digit by digit, so round the value to
+    what another machine reproduces.
+
+    Args:
+        name: key of the citation, unique within the lab.
+        value: a number, or a string that is shown as it is.
+    """
+    from IPython.display import display  # only inside a notebook
+
+    prefix = "application/papermill.record/"
+    display(
+        {f"{prefix}text/plain": repr(value)},
+        raw=True,
+        metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
+    )

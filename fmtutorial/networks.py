@@ -1,0 +1,82 @@
+"""Networks that learn a velocity field: (x, t, label=None) → velocity."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fmtutorial.fields import expand_time
+
+
+class MLP(nn.Module):
+    """A plain multilayer perceptron on events of a few numbers.
+
+    It sees x and, beside t itself, sin(kπt) and cos(kπt) for k = 1 … frequencies, so that it can
+    follow fields that change fast in time. With ``labels`` > 0 it sees the label too.
+
+    Args:
+        event_shape: shape of one sample; (2,) for points in the plane.
+        width: units of a hidden layer.
+        depth: number of hidden layers.
+        frequencies: number of sine-cosine pairs.
+        labels: number of classes; 0 for none.
+
+    Chapter 3.
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...] = (2,),
+        width: int = 256,
+        depth: int = 3,
+        frequencies: int = 4,
+        labels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.labels = labels
+        size = math.prod(event_shape)
+        self.register_buffer("angles", math.pi * torch.arange(1.0, frequencies + 1))
+        inputs = size + 1 + 2 * frequencies + labels
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [nn.Linear(inputs, width), nn.SiLU()]
+            inputs = width
+        self.body = nn.Sequential(*layers, nn.Linear(inputs, size))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the velocity at x and t.
+
+        Args:
+            x: states, shape (B, *event_shape).
+            t: times, shape (B,).
+            label: classes 0 … labels − 1, integer, shape (B,); for a network with labels only.
+
+        Raises:
+            TypeError: x or t is not a floating-point tensor, or label not one of integers.
+            ValueError: a wrong shape, an unknown class, or a label where none belongs or none
+                where one does.
+        """
+        expand_time(t, x)
+        if x.shape[1:] != self.event_shape:
+            raise ValueError(
+                f"x has event shape {tuple(x.shape[1:])}; "
+                f"the network was built for {tuple(self.event_shape)}"
+            )
+        time = t[:, None]
+        angle = time * self.angles
+        features = [x.reshape(len(x), -1), time, angle.sin(), angle.cos()]
+        if (label is None) != (self.labels == 0):
+            raise ValueError(f"the network was built with labels={self.labels}: got label {label}")
+        if label is not None:
+            if label.shape != t.shape:
+                raise ValueError(f"label has shape {tuple(label.shape)}; pass {tuple(t.shape)}")
+            if label.dtype != torch.int64:
+                raise TypeError(f"label has dtype {label.dtype}; convert it with label.long()")
+            if bool(((label < 0) | (label >= self.labels)).any()):
+                raise ValueError(
+                    f"labels run from {label.min()} to {label.max()}; "
+                    f"the network knows 0 to {self.labels - 1}"
+                )
+            features.append(nn.functional.one_hot(label, self.labels).to(x))
+        return self.body(torch.cat(features, dim=1)).reshape(x.shape)

@@ -1,0 +1,270 @@
+"""Schedules and affine Gaussian paths: how noise is interpolated into data."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fmtutorial.fields import check_same_shape, check_times, expand_time
+
+QUANTITIES = ("velocity", "score", "noise", "data")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The pair (α_t, σ_t) of x_t = α_t x₁ + σ_t x₀, with its time derivatives.
+
+    α rises to 1 and σ falls to (almost) 0 as t goes from 0, noise, to 1, data. The four
+    functions map a tensor of times to a tensor of the same shape.
+
+    Args:
+        name: for messages.
+        alpha: α_t.
+        sigma: σ_t.
+        alpha_dot: dα/dt.
+        sigma_dot: dσ/dt.
+        finite_at_one: whether σ has a finite derivative at t = 1. Where it has not, every
+            velocity is defined on 0 ≤ t < 1 only.
+
+    Source: Lipman et al. 2024, Sec. 4.6. Chapter 2.
+    """
+
+    name: str
+    alpha: Callable[[Tensor], Tensor]
+    sigma: Callable[[Tensor], Tensor]
+    alpha_dot: Callable[[Tensor], Tensor]
+    sigma_dot: Callable[[Tensor], Tensor]
+    finite_at_one: bool = True
+
+    def check_velocity_times(self, t: Tensor) -> None:
+        """Raise unless the schedule has derivatives at every entry of t."""
+        what = f"the velocity of the {self.name} schedule"
+        check_times(t, open_end=not self.finite_at_one, what=what)
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.name})"
+
+
+def lipman(sigma_min: float) -> Schedule:
+    """Return the straight schedule α = t, σ = 1 − (1 − σ_min) t, which keeps some noise at t = 1.
+
+    Raises:
+        ValueError: σ_min is not in [0, 1).
+
+    Source: Lipman et al. 2023, Eq. 20.
+    """
+    if not 0 <= sigma_min < 1:
+        raise ValueError(f"sigma_min is {sigma_min}; it is the noise left at t = 1, in [0, 1)")
+    slope = 1 - sigma_min
+    return Schedule(
+        name="linear" if sigma_min == 0 else f"lipman({sigma_min:g})",
+        alpha=lambda t: t,
+        # 1 − t is exact near t = 1 in floating point, 1 − slope·t is not
+        sigma=lambda t: (1 - t) + sigma_min * t,
+        alpha_dot=torch.ones_like,
+        sigma_dot=lambda t: torch.full_like(t, -slope),
+    )
+
+
+LINEAR = lipman(0.0)
+
+COSINE = Schedule(
+    name="cosine",
+    alpha=lambda t: torch.sin(0.5 * math.pi * t),
+    # cos(πt/2), written so that it is exactly 0 at t = 1
+    sigma=lambda t: torch.sin(0.5 * math.pi * (1 - t)),
+    alpha_dot=lambda t: 0.5 * math.pi * torch.cos(0.5 * math.pi * t),
+    sigma_dot=lambda t: -0.5 * math.pi * torch.sin(0.5 * math.pi * t),
+)
+
+SQRT = Schedule(
+    name="square-root",
+    alpha=lambda t: t,
+    sigma=lambda t: torch.sqrt(1 - t),
+    alpha_dot=torch.ones_like,
+    sigma_dot=lambda t: -0.5 / torch.sqrt(1 - t),
+    finite_at_one=False,
+)
+
+_BETA_MIN, _BETA_MAX = 0.1, 20.0
+
+
+def _vp_exponent(t: Tensor) -> Tensor:
+    """Return log α_t, the integral of the noise rate that linear-β diffusion adds from t to 1."""
+    return -0.25 * (_BETA_MAX - _BETA_MIN) * (1 - t) ** 2 - 0.5 * _BETA_MIN * (1 - t)
+
+
+def _vp_exponent_dot(t: Tensor) -> Tensor:
+    return 0.5 * (_BETA_MAX - _BETA_MIN) * (1 - t) + 0.5 * _BETA_MIN
+
+
+def _vp_sigma(t: Tensor) -> Tensor:
+    # 1 − α² without cancellation near t = 1
+    return torch.sqrt(-torch.expm1(2 * _vp_exponent(t)))
+
+
+VP = Schedule(
+    name="variance-preserving",
+    alpha=lambda t: torch.exp(_vp_exponent(t)),
+    sigma=_vp_sigma,
+    alpha_dot=lambda t: _vp_exponent_dot(t) * torch.exp(_vp_exponent(t)),
+    sigma_dot=lambda t: -_vp_exponent_dot(t) * torch.exp(2 * _vp_exponent(t)) / _vp_sigma(t),
+    finite_at_one=False,
+)
+"""The linear-β diffusion of Song et al. 2021 with time reversed: α² + σ² = 1.
+
+α_0 = exp(−5.025) = 0.0066 is small but not zero.
+"""
+
+
+@dataclass(frozen=True)
+class PathSample:
+    """A point of a conditional path and the velocity with which the path passes it."""
+
+    x_t: Tensor
+    velocity: Tensor
+
+
+@dataclass(frozen=True)
+class AffinePath:
+    """The path x_t = α_t x₁ + σ_t x₀ from noise x₀ to data x₁.
+
+    With x₀ ~ N(0, I) the conditional distribution p_t(x | x₁) is N(α_t x₁, σ_t² I).
+
+    Source: Lipman et al. 2023, Sec. 4; Albergo and Vanden-Eijnden 2023. Chapter 2.
+    """
+
+    schedule: Schedule
+
+    def sample(self, x0: Tensor, x1: Tensor, t: Tensor) -> PathSample:
+        """Return x_t = α x₁ + σ x₀ and its time derivative α̇ x₁ + σ̇ x₀.
+
+        Args:
+            x0: noise, shape (B, *event).
+            x1: data, shape of x0.
+            t: shape (B,), in [0, 1], or [0, 1) where σ̇ diverges at 1.
+
+        Raises:
+            TypeError: an argument is not a floating-point tensor.
+            ValueError: shapes differ, or t lies outside the interval.
+        """
+        check_same_shape(x0, x1, "x0, x1")
+        self.schedule.check_velocity_times(t)
+        time, s = expand_time(t, x0), self.schedule
+        return PathSample(
+            x_t=s.alpha(time) * x1 + s.sigma(time) * x0,
+            velocity=s.alpha_dot(time) * x1 + s.sigma_dot(time) * x0,
+        )
+
+    def conditional_velocity(self, x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
+        """Return u_t(x | x₁) = α̇ x₁ + (σ̇/σ) (x − α x₁).
+
+        Args:
+            x: states, shape (B, *event).
+            x1: data, shape of x.
+            t: shape (B,), in [0, 1] where σ_t > 0: [0, 1) for every schedule that ends in σ = 0.
+
+        Raises:
+            TypeError: an argument is not a floating-point tensor.
+            ValueError: shapes differ, or t lies outside the interval.
+
+        Source: Lipman et al. 2023, Theorem 3.
+        """
+        check_same_shape(x, x1, "x, x1")
+        self.schedule.check_velocity_times(t)
+        time, s = expand_time(t, x), self.schedule
+        sigma = _nonzero(s.sigma(time), "sigma", "the conditional velocity", t)
+        return s.alpha_dot(time) * x1 + s.sigma_dot(time) / sigma * (x - s.alpha(time) * x1)
+
+    def conditional_score(self, x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
+        """Return ∇ log p_t(x | x₁) = −(x − α x₁) / σ².
+
+        Args:
+            x: states, shape (B, *event).
+            x1: data, shape of x.
+            t: shape (B,), in [0, 1] where σ_t > 0.
+
+        Raises:
+            TypeError: an argument is not a floating-point tensor.
+            ValueError: shapes differ, or t lies outside the interval.
+        """
+        check_same_shape(x, x1, "x, x1")
+        check_times(t, what="a path")
+        time, s = expand_time(t, x), self.schedule
+        sigma = _nonzero(s.sigma(time), "sigma", "the conditional score", t)
+        return -(x - s.alpha(time) * x1) / sigma**2
+
+    def convert(self, value: Tensor, x: Tensor, t: Tensor, given: str, want: str) -> Tensor:
+        """Turn one prediction made at (x, t) into another.
+
+        "data" is E[x₁ | x_t = x], "noise" E[x₀ | x_t = x], "velocity" α̇ data + σ̇ noise and
+        "score" −noise/σ. With x = α data + σ noise any one of them gives the others. A network's
+        prediction stands for the conditional mean.
+
+        Args:
+            value: the given quantity, shape of x.
+            x: states, shape (B, *event).
+            t: shape (B,), in [0, 1] less the ends where the conversion divides by zero: from
+                score or noise where α = 0, from data or to score where σ = 0, to or from
+                velocity where σ̇ diverges.
+            given: one of "velocity", "score", "noise", "data".
+            want: one of the same four.
+
+        Raises:
+            TypeError: an argument is not a floating-point tensor.
+            ValueError: an unknown name, shapes differ, or t lies where it is not defined.
+
+        Source: Lipman et al. 2024, Table 1. Chapters 2 and 7.
+        """
+        for name in (given, want):
+            if name not in QUANTITIES:
+                raise ValueError(f'unknown quantity "{name}"; choose from {", ".join(QUANTITIES)}')
+        check_same_shape(value, x, "value, x")
+        check_times(t, what="a path")
+        time, s = expand_time(t, x), self.schedule
+        if given == want:
+            return value
+        if "velocity" in (given, want):
+            s.check_velocity_times(t)
+        if want == "data":
+            return self._data(value, x, t, given)
+        if want == "velocity":
+            data, noise = self._data(value, x, t, given), self._noise(value, x, t, given)
+            return s.alpha_dot(time) * data + s.sigma_dot(time) * noise
+        noise = self._noise(value, x, t, given)
+        return noise if want == "noise" else -noise / _nonzero(s.sigma(time), "sigma", "a score", t)
+
+    def _noise(self, value: Tensor, x: Tensor, t: Tensor, given: str) -> Tensor:
+        time, s = expand_time(t, x), self.schedule
+        if given == "noise":
+            return value
+        if given == "score":
+            return -s.sigma(time) * value
+        if given == "data":
+            return (x - s.alpha(time) * value) / _nonzero(s.sigma(time), "sigma", "noise", t)
+        return (s.alpha_dot(time) * x - s.alpha(time) * value) / self._determinant(time)
+
+    def _data(self, value: Tensor, x: Tensor, t: Tensor, given: str) -> Tensor:
+        time, s = expand_time(t, x), self.schedule
+        if given == "data":
+            return value
+        if given == "velocity":
+            return (s.sigma(time) * value - s.sigma_dot(time) * x) / self._determinant(time)
+        noise = self._noise(value, x, t, given)
+        return (x - s.sigma(time) * noise) / _nonzero(s.alpha(time), "alpha", "data", t)
+
+    def _determinant(self, time: Tensor) -> Tensor:
+        """α̇σ − ασ̇, positive wherever the signal-to-noise ratio rises."""
+        s = self.schedule
+        return s.alpha_dot(time) * s.sigma(time) - s.alpha(time) * s.sigma_dot(time)
+
+
+def _nonzero(value: Tensor, name: str, what: str, t: Tensor) -> Tensor:
+    """Return value, or raise with the first time at which it vanishes."""
+    zero = (value == 0).flatten()
+    if bool(zero.any()):
+        wrong = t.expand(len(zero))[zero][0].item()
+        raise ValueError(f"{what} divides by {name}, which is 0 at t = {wrong:g}; keep t inside")
+    return value

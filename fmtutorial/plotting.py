@@ -1,0 +1,153 @@
+"""Pictures of densities, samples, fields and trajectories in the plane.
+
+Every function draws on the axes it is given, so that a lab composes its own figure. The only
+module that imports matplotlib.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fmtutorial.fields import VelocityField
+
+NOISE, DATA, MODEL, TRUTH = "#6b7280", "#c2410c", "#1d4ed8", "#111827"
+"""Colours that differ in lightness too, so that they survive a grey print."""
+
+_STYLE = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def panels(
+    titles: Sequence[str], extent: float | None = None, rows: int = 1, width: float = 6.0
+) -> tuple[Figure, list[Axes]]:
+    """Make a row (or rows) of axes, six inches wide so that they fit a page and a phone.
+
+    With ``extent`` each panel shows the square [−extent, extent]² with equal units and no ticks.
+
+    Args:
+        titles: one for each panel, filled row by row.
+        extent: half the side of the square, in the unit of x; None for ordinary axes.
+        rows: how many rows.
+        width: of the whole figure, inches.
+
+    Returns:
+        The figure and its axes in reading order.
+    """
+    columns = -(-len(titles) // rows)
+    side = width / columns
+    height = rows * (side + 0.25 if extent is not None else min(0.8 * side, 2.8))
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
+        )
+        axes = list(grid.flat)
+        for ax, title in zip(axes, titles, strict=False):
+            ax.set_title(title)
+    for ax in axes[: len(titles)]:
+        if extent is not None:
+            ax.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(True)
+            ax.spines[:].set_color("#d1d5db")
+    for ax in axes[len(titles) :]:
+        ax.set_visible(False)
+    return figure, axes
+
+
+def square_grid(extent: float, resolution: int) -> Tensor:
+    """Return the points of a grid on [−extent, extent]², row by row from below.
+
+    They live on PyTorch's default device, as do the fields that a lab draws on them.
+
+    Returns:
+        Shape (resolution², 2).
+    """
+    side = torch.linspace(-extent, extent, resolution)
+    y, x = torch.meshgrid(side, side, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+@torch.no_grad()
+def draw_density(
+    ax: Axes, log_prob: Callable[[Tensor], Tensor], extent: float, resolution: int = 120
+) -> None:
+    """Draw exp(log_prob) as a heat map; log_prob maps (B, 2) to (B,)."""
+    values = log_prob(square_grid(extent, resolution)).exp().reshape(resolution, resolution)
+    bounds = (-extent, extent, -extent, extent)
+    ax.imshow(
+        values.cpu().numpy(), origin="lower", extent=bounds, cmap="Blues", interpolation="bilinear"
+    )
+
+
+def draw_samples(ax: Axes, x: Tensor, color: str = DATA, size: float = 3.0) -> None:
+    """Draw points of shape (B, 2)."""
+    x = x.detach().cpu()
+    ax.scatter(x[:, 0], x[:, 1], s=size, c=color, alpha=0.5, linewidths=0, rasterized=True)
+
+
+@torch.no_grad()
+def draw_field(
+    ax: Axes,
+    field: VelocityField,
+    t: float,
+    extent: float,
+    resolution: int = 17,
+    color: str = TRUTH,
+) -> None:
+    """Draw the arrows of v(·, t) on a grid; their lengths are relative to the longest."""
+    points = square_grid(extent * (1 - 1 / resolution), resolution)
+    v = field(points, torch.full((len(points),), t)).cpu()
+    points = points.cpu()
+    ax.quiver(points[:, 0], points[:, 1], v[:, 0], v[:, 1], color=color, width=0.006, pivot="mid")
+
+
+def draw_trajectories(ax: Axes, states: Tensor, color: str = MODEL, ends: bool = True) -> None:
+    """Draw paths of shape (T, B, 2), with their starts in grey and their ends in orange."""
+    states = states.detach().cpu()
+    ax.plot(states[:, :, 0], states[:, :, 1], color=color, alpha=0.35, linewidth=0.7)
+    if ends:
+        draw_samples(ax, states[0], NOISE, size=6)
+        draw_samples(ax, states[-1], DATA, size=6)
+
+
+def show(figure: Figure, name: str, alt: str) -> None:
+    """Display a finished figure in a notebook, with its alternative text, and close it.
+
+    Args:
+        figure: what ``panels`` returned.
+        name: key under which the book's chapters cite the figure, unique within the lab.
+        alt: what the picture shows, for those who do not see it.
+
+    Raises:
+        ValueError: there is no alternative text.
+    """
+    from IPython.display import display  # only inside a notebook
+
+    if not alt.strip():
+        raise ValueError("alt is empty; say in a sentence what the picture shows")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=160)
+    plt.close(figure)
+    width = round(100 * figure.get_figwidth())
+    display(
+        {"image/png": base64.b64encode(picture.getvalue()).decode()},
+        raw=True,
+        metadata={
+            "image/png": {"alt": alt, "width": width},
+            "scrapbook": {"name": name, "mime_prefix": ""},
+        },
+    )

@@ -1,0 +1,145 @@
+"""The training loop as a generator, the moving average of weights, and checkpoints."""
+
+import copy
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class TrainingStep(NamedTuple):
+    """What one step of training leaves to look at."""
+
+    number: int
+    loss: float
+    learning_rate: float
+
+
+class EMA:
+    """An exponential moving average of a network's weights.
+
+    After each step: average ← d · average + (1 − d) · weights, where d = min(decay,
+    (1 + n) / (10 + n)) lets the first averages forget the random start.
+
+    Args:
+        network: the network being trained.
+        decay: between 0 and 1; 1 / (1 − decay) is about how many steps are averaged.
+
+    Raises:
+        ValueError: decay is not in [0, 1).
+
+    Source: Polyak and Juditsky 1992; Song et al. 2021 for its use here. Chapter 3.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}; pass a number in [0, 1), such as 0.999")
+        self.decay = decay
+        self.updates = 0
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        """The averaged network: sample from this one."""
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network's present weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)
+        for average, value in zip(self.network.buffers(), network.buffers(), strict=True):
+            average.copy_(value)
+
+
+def train(
+    network: nn.Module,
+    loss: Callable[[], Tensor],
+    steps: int,
+    learning_rate: float = 1e-3,
+    ema: EMA | None = None,
+) -> Iterator[TrainingStep]:
+    """Minimise a loss by AdamW; a generator, one item a step.
+
+    Nothing happens until it is iterated: the caller's loop logs, plots and stops. The learning
+    rate falls from ``learning_rate`` to 0 along half a cosine.
+
+    Args:
+        network: its parameters are trained in place.
+        loss: draws a batch and returns its loss, shape (), with gradients.
+        steps: number of steps.
+        learning_rate: at the start.
+        ema: updated after each step.
+
+    Yields:
+        The number of the step, from 1, its loss and its learning rate.
+
+    Raises:
+        ValueError: steps or learning rate are not positive, or the loss is not a single number.
+        FloatingPointError: the loss is not finite; the weights are those before that step.
+
+    Chapter 3.
+    """
+    if steps < 1 or not learning_rate > 0:
+        raise ValueError(f"steps={steps} and learning_rate={learning_rate} must be positive")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0)
+    for number in range(1, steps + 1):
+        rate = learning_rate * 0.5 * (1 + math.cos(math.pi * (number - 1) / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        value = loss()
+        if value.shape != ():
+            raise ValueError(f"the loss has shape {tuple(value.shape)}; return its mean")
+        if not math.isfinite(value.item()):
+            raise FloatingPointError(
+                f"the loss is {value.item()} at step {number} of {steps}: "
+                "lower the learning rate, or look at the times and data of the batch"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        if ema is not None:
+            ema.update(network)
+        yield TrainingStep(number, value.item(), rate)
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Write tensors, numbers and strings to one file, whole or not at all.
+
+    The file is written beside its place and renamed, so that a crash leaves the old one.
+
+    Args:
+        path: where to; its folder must exist.
+        state: state dictionaries and plain values by name.
+    """
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        try:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read what ``save_checkpoint`` wrote, onto the CPU, without running code from the file.
+
+    Raises:
+        ValueError: the file is truncated, foreign, or holds more than tensors and plain values.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of fmtutorial, or it is truncated: {error}"
+        ) from error
