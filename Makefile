@@ -1,0 +1,68 @@
+# The book's commands. `make help` lists them.
+# Another Python: make book PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+TOOLS := book/_tools
+
+# Labs and tests run two at a time, each on one core.
+export OMP_NUM_THREADS := 1
+
+.PHONY: help book test notebooks colab lint repository clean
+
+help:
+	@echo "make book                  build the site in _build/html"
+	@echo "make test                  run every test, every lab and the linter"
+	@echo "make notebooks [LAB=name]  run labs from their .py files and store the outputs"
+	@echo "make colab [LAB=name]      run labs as Colab would: only the package, in an empty folder"
+	@echo "make lint                  check style and format"
+	@echo "make repository            copy the repository's address to the files that name it"
+	@echo "make clean                 delete _build; .venv and vendor stay"
+
+book: .venv/book-ready vendor/mathjax/tex-chtml.js
+	@echo "== Building the site (a warning is an error)"
+	@$(BIN)/jupyter-book build . -W -n --all --keep-going -q
+	@echo "== The site is ready: $(CURDIR)/_build/html/index.html"
+	@echo "   Open it in a browser, or serve it: $(BIN)/python -m http.server -d _build/html"
+
+test: .venv/test-ready lint book
+	@echo "== Running the tests and every lab"
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 tests notebooks
+
+notebooks: .venv/test-ready
+	@$(BIN)/python $(TOOLS)/labs.py $(LAB)
+
+colab: .venv/test-ready
+	@$(BIN)/python $(TOOLS)/labs.py --isolated $(LAB)
+
+lint: .venv/test-ready
+	@echo "== Checking style and format"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+repository: .venv/book-ready
+	@$(BIN)/python $(TOOLS)/repository.py
+
+clean:
+	rm -rf _build
+
+# Set-up. An empty file marks each finished step, so that it is done again only when the versions
+# change.
+
+.venv/book-ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and "The book needs Python 3.10 or newer and this is %d.%d. Try: make PYTHON=python3.12" % v[:2])'
+	@echo "== Setting up .venv with what builds the site (about a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --quiet pip
+	@$(PIP) --quiet --group book
+	@touch $@
+
+.venv/test-ready: .venv/book-ready
+	@echo "== Adding PyTorch, the package and the test tools to .venv (several minutes, some GB)"
+	@$(PIP) --editable . --group test
+	@touch $@
+
+vendor/mathjax/tex-chtml.js:
+	@echo "== Fetching MathJax"
+	@$(BIN)/python $(TOOLS)/mathjax.py

@@ -1,0 +1,92 @@
+"""What _config.yml cannot say: a small Sphinx extension for this book."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import nbformat
+import repository
+from docutils import nodes
+from sphinx.util import logging
+
+LOG = logging.getLogger(__name__)
+MATHJAX_CDN = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"
+
+
+def follow_repository(app, config):
+    """Make the edit, issue, Colab and Binder links follow the repository's one address."""
+    slug = repository.slug()
+    config.html_theme_options["repository_url"] = repository.HOST + slug
+    config.html_baseurl = config.ogp_site_url = repository.site(slug)
+
+
+def serve_mathjax(app, config):
+    """Take MathJax from vendor/, where `make book` puts it, or else from a CDN."""
+    if not Path(app.confdir, "vendor", "mathjax").is_dir():
+        LOG.info("vendor/mathjax is missing: the site will load MathJax from a CDN")
+        config.html_static_path = [p for p in config.html_static_path if p != "vendor"]
+        config.mathjax_path = MATHJAX_CDN
+
+
+def read_pictures(app):
+    """Remember what the labs say of their pictures, under the file name that each will get."""
+    app.lab_pictures = {}
+    for path in sorted(Path(app.srcdir, "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        for output in (output for cell in cells for output in cell.get("outputs", [])):
+            if "image/png" in output.get("data", {}):
+                png = base64.b64decode(output["data"]["image/png"])
+                said = output["metadata"].get("image/png", {})
+                app.lab_pictures[hashlib.sha256(png).hexdigest()] = said
+
+
+def describe_pictures(app, doctree, docname):
+    """Give each picture of a lab its alternative text and width, in the chapters too."""
+    for image in doctree.findall(nodes.image):
+        said = app.lab_pictures.get(Path(image["uri"]).stem, {})
+        for key in ("alt", "width"):
+            if key in said:
+                image[key] = str(said[key])
+
+
+def keep_own_members(app):
+    """Show on the API page what a module defines, not what it imports."""
+    for module in app.env.autoapi_objects.values():
+        module.children = [child for child in module.children if not child.imported]
+
+
+def read_as_plain_text(app, what, name, obj, options, lines):
+    """Keep the stars and bars of a docstring's formulas from being read as markup."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.*?``)", line)
+        lines[number] = "".join(
+            p if p[:2] == "``" else re.sub(r"([*|])", r"\\\1", p) for p in parts
+        )
+    if what in ("data", "attribute"):
+        lines.insert(0, "\\ ")  # invisible; else napoleon takes words before a colon for a type
+
+
+def link_type_aliases(app, env, node, contnode):
+    """Link an annotation to the alias it names: Sphinx would look for a class only."""
+    if (node.get("refdomain"), node.get("reftype")) == ("py", "class"):
+        where = (env, node["refdoc"], app.builder, "data", node["reftarget"], node, contnode)
+        return env.get_domain("py").resolve_xref(*where)
+    return None
+
+
+def allow_underscores(app, exception):
+    """Tell GitHub Pages to serve the site as it is, _static/ included."""
+    Path(app.outdir, ".nojekyll").touch()
+
+
+def setup(app):
+    app.connect("config-inited", follow_repository)
+    app.connect("config-inited", serve_mathjax)
+    app.connect("builder-inited", read_pictures)
+    app.connect("doctree-resolved", describe_pictures)
+    app.connect("builder-inited", keep_own_members, priority=600)  # after autoapi has read them
+    app.connect("autodoc-process-docstring", read_as_plain_text, priority=400)  # before napoleon
+    app.connect("missing-reference", link_type_aliases)
+    app.connect("build-finished", allow_underscores)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,133 @@
+"""The labs' form: pairs in step, outputs stored, readable on Colab and on the site."""
+
+import ast
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+LABS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+
+FIRST_CELL = """\
+# On Colab this cell installs the book's package; elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    print("Installing the book's package")
+    %pip install -q git+https://github.com/"""
+
+# A directive, a role or a label: Colab shows them as they stand.
+MYST = re.compile(r"^\s*(`{3,}|:{3,})\{|\{[\w:.+-]+\}`|^\([\w:.-]+\)=\s*$", re.MULTILINE)
+
+
+def script(lab):
+    return jupytext.read(ROOT / "notebooks" / f"{lab}.py", fmt="py:percent")
+
+
+def notebook(lab):
+    return nbformat.read(ROOT / "notebooks" / f"{lab}.ipynb", as_version=4)
+
+
+def code_cells(lab):
+    return [cell for cell in notebook(lab).cells if cell.cell_type == "code"]
+
+
+def tags(cell):
+    return set(cell.metadata.get("tags", []))
+
+
+def test_there_are_labs():
+    assert LABS
+
+
+def test_every_notebook_has_a_script_and_a_place_in_the_contents():
+    stems = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert stems == set(LABS), "run `make notebooks`, or remove the .ipynb without a .py"
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = {
+        section["file"]
+        for part in toc["parts"]
+        for chapter in part["chapters"]
+        for section in [chapter, *chapter.get("sections", [])]
+    }
+    missing = {f"notebooks/{lab}" for lab in LABS} - files
+    assert not missing, f"_toc.yml lacks {sorted(missing)}: the site would leave them out silently"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_pair_is_in_step(lab):
+    def content(book):
+        return [(cell.cell_type, cell.source, sorted(tags(cell))) for cell in book.cells]
+
+    assert content(notebook(lab)) == content(script(lab)), f"run `make notebooks LAB={lab}`"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_outputs_are_stored_without_errors(lab):
+    for number, cell in enumerate(code_cells(lab), start=1):
+        assert cell.execution_count == number, f"cell {number} was not run in order"
+        kinds = {output.output_type for output in cell.outputs}
+        assert "error" not in kinds, f"cell {number} stored an error"
+        assert all(output.get("name") != "stderr" for output in cell.outputs), (
+            f"cell {number} stored a warning: {cell.outputs}"
+        )
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_first_cell_installs_on_colab(lab):
+    assert code_cells(lab)[0].source.startswith(FIRST_CELL)
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_code_cells_are_short(lab):
+    for cell in code_cells(lab):
+        limit = 25 if "hide-input" in tags(cell) else 15
+        lines = len(cell.source.splitlines())
+        assert lines <= limit, f"{lines} lines, at most {limit}:\n{cell.source}"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_prose_is_plain_markdown(lab):
+    for cell in notebook(lab).cells:
+        if cell.cell_type == "markdown":
+            found = MYST.search(cell.source)
+            assert found is None, f"Colab shows {found.group()!r} as it stands:\n{cell.source}"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_pictures_have_alt_text(lab):
+    for cell in code_cells(lab):
+        for output in cell.outputs:
+            for kind in output.get("data", {}):
+                if kind.startswith("image/"):
+                    alt = output.metadata.get(kind, {}).get("alt", "")
+                    assert len(alt) > 10, f"say what the picture shows:\n{cell.source}"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_most_outputs_are_compared(lab):
+    cells = code_cells(lab)
+    uncompared = [cell for cell in cells if tags(cell) & {"nbval-ignore-output", "nbval-skip"}]
+    limit = max(3, len(cells) // 4)
+    assert len(uncompared) <= limit, f"{len(uncompared)} of {len(cells)} code cells are uncompared"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_lab_reads_no_file_of_the_repository(lab):
+    folders = [ROOT, ROOT / "notebooks", ROOT / "tests", ROOT / "book" / "_tools"]
+    ours = {path.stem for folder in folders for path in folder.iterdir()} - {"fmtutorial"}
+    for cell in code_cells(lab)[1:]:  # the first holds a magic, which is no Python
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "."]
+            else:
+                continue
+            for name in names:
+                assert name.split(".")[0] not in ours | {""}, f"a lab imports {name}"
+        assert "../" not in cell.source, f"a lab reads beside itself:\n{cell.source}"

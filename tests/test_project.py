@@ -1,0 +1,146 @@
+"""The project's files agree with each other, and the package installs by itself."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import repository
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+GROUPS = PYPROJECT["dependency-groups"]
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def needed():
+    return [*PYPROJECT["project"]["dependencies"], *GROUPS["book"], *GROUPS["test"]]
+
+
+def pins(python):
+    """Return {name: version} of constraints.txt under one Python."""
+    lines = [line for line in read("constraints.txt").splitlines() if line and line[0] != "#"]
+    found = {}
+    for line in lines:
+        pin = Requirement(line)
+        if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+            name = canonicalize_name(pin.name)
+            assert name not in found, f"{name} is pinned twice for Python {python}"
+            (specifier,) = pin.specifier
+            assert specifier.operator == "==", line
+            found[name] = specifier.version
+    return found
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("line", needed())
+def test_requirement_is_pinned_inside_its_range(line, python):
+    want = Requirement(line)
+    version = pins(python).get(canonicalize_name(want.name))
+    assert version is not None, f"constraints.txt lacks {want.name} for Python {python}"
+    assert want.specifier.contains(version), f"{want.name}=={version} is outside {line}"
+
+
+def test_environment_lists_what_the_project_needs():
+    *conda, last = yaml.safe_load(read("environment.yml"))["dependencies"]
+    assert conda[0] == "python" + PYPROJECT["project"]["requires-python"]
+    options = [entry for entry in last["pip"] if entry.startswith("-")]
+    assert options == ["-c constraints.txt", "-e ."]
+    names = {canonicalize_name(entry) for entry in last["pip"] if not entry.startswith("-")}
+    groups = [*GROUPS["book"], *GROUPS["test"]]
+    assert names == {canonicalize_name(Requirement(line).name) for line in groups}
+
+
+def test_building_the_site_needs_no_torch():
+    names = {canonicalize_name(Requirement(line).name) for line in GROUPS["book"]}
+    heavy = {canonicalize_name(Requirement(d).name) for d in PYPROJECT["project"]["dependencies"]}
+    assert not names & heavy
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("README.md", r"github\.com/([\w-]+/[\w-]+)/actions"),
+        ("README.md", r"colab\.research\.google\.com/github/([\w-]+/[\w-]+)/"),
+        ("README.md", r"mybinder\.org/v2/gh/([\w-]+/[\w-]+)/"),
+        ("README.md", r"git clone https://github\.com/([\w-]+/[\w-]+)"),
+        ("CITATION.cff", r"repository-code: https://github\.com/([\w-]+/[\w-]+)"),
+        ("_config.yml", r"url: https://github\.com/([\w-]+/[\w-]+)"),
+        *((f"notebooks/{path.name}", r"git\+https://github\.com/([\w-]+/[\w-]+)\W")
+          for path in sorted((ROOT / "notebooks").iterdir())
+          if path.suffix in (".py", ".ipynb")),
+    ],
+)  # fmt: skip
+def test_files_name_the_one_repository(name, pattern):
+    found = set(re.findall(pattern, read(name)))
+    assert found == {repository.stored_slug(ROOT)}, f"run `make repository`: {name} names {found}"
+
+
+def test_readme_and_citation_name_the_site():
+    address = repository.site(repository.stored_slug(ROOT))
+    assert address in read("README.md")
+    assert address in read("CITATION.cff")
+
+
+def test_fork_sets_the_repository_by_an_environment_variable(monkeypatch):
+    monkeypatch.setenv("FMTUTORIAL_REPOSITORY", "someone/fork")
+    assert repository.slug(ROOT) == "someone/fork"
+    monkeypatch.delenv("FMTUTORIAL_REPOSITORY")
+    assert repository.slug(ROOT) == repository.stored_slug(ROOT)
+
+
+def test_renaming_leaves_no_old_address(tmp_path):
+    old = repository.stored_slug(ROOT)
+    for path in repository.files(ROOT):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    repository.rename(old, "someone/flow-fork", tmp_path)
+    assert repository.stored_slug(tmp_path) == "someone/flow-fork"
+    for path in repository.files(tmp_path):
+        text = path.read_text(encoding="utf-8")
+        assert old not in text and repository.site(old) not in text, path
+
+
+def test_versions_agree():
+    version = re.search(r'__version__ = "(.+)"', read("fmtutorial/__init__.py")).group(1)
+    assert yaml.safe_load(read("CITATION.cff"))["version"] == version
+
+
+def test_every_module_is_on_the_api_page():
+    modules = {path.stem for path in (ROOT / "fmtutorial").glob("*.py")} - {"__init__"}
+    shown = re.findall(r"autoapimodule:: fmtutorial\.(\w+)", read("book/api.md"))
+    assert sorted(shown) == sorted(modules)
+
+
+def test_importing_every_module_but_plotting_leaves_matplotlib_alone():
+    modules = {path.stem for path in (ROOT / "fmtutorial").glob("*.py")} - {"__init__", "plotting"}
+    imports = "".join(f"import fmtutorial.{name}\n" for name in sorted(modules))
+    check = "import sys\nsys.exit('matplotlib' in sys.modules and 'matplotlib was imported')"
+    subprocess.run([sys.executable, "-c", imports + check], check=True, cwd=ROOT / "tests")
+
+
+def test_wheel_holds_the_package_and_nothing_else(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"fmtutorial"}
+    modules = {f"fmtutorial/{path.name}" for path in (ROOT / "fmtutorial").glob("*.py")}
+    assert modules <= set(names)
