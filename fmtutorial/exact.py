@@ -5,12 +5,12 @@ from functools import cached_property
 
 from torch import Tensor
 
-from fmtutorial.distributions import Gaussian, GaussianMixture, Observation
 from fmtutorial.fields import check_state, check_times, expand_time
+from fmtutorial.gaussians import Gaussian, GaussianMixture, Observation
 from fmtutorial.paths import AffinePath
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExactField:
     """What a perfectly trained network would answer, for x₀ ~ N(0, I) and a known target.
 

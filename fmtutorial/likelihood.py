@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.fields import VelocityField, check_same_shape, check_state, expand_time
+from fmtutorial.gaussians import Gaussian, GaussianMixture
 from fmtutorial.solvers import Step, check_grid, rk4, solve
 
 METHODS = ("exact", "hutchinson")

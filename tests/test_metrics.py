@@ -1,0 +1,168 @@
+"""Distances against POT, SciPy, brute force and numbers worked out by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import ot
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+
+from fmtutorial.metrics import (
+    energy_distance,
+    frechet_distance,
+    mode_shares,
+    relative_error,
+    wasserstein,
+)
+
+DOUBLE = torch.float64
+
+
+def pair(n, event, generator):
+    x, y = (torch.randn(n, *event, generator=generator, dtype=DOUBLE) for _ in range(2))
+    return x, 0.5 * y + 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+def test_wasserstein_over_all_permutations(n, event, generator):
+    x, y = pair(n, event, generator)
+    best = min(
+        sum(((x[i] - y[j]) ** 2).sum().item() for i, j in enumerate(order)) / n
+        for order in itertools.permutations(range(n))
+    )
+    assert wasserstein(x, y) == pytest.approx(math.sqrt(best), rel=1e-12)
+
+
+def test_wasserstein_against_pot(event, generator):
+    x, y = pair(60, event, generator)
+    cost = ot.dist(x.reshape(60, -1).numpy(), y.reshape(60, -1).numpy())
+    weights = np.full(60, 1 / 60)
+    # the network simplex stops within 1e-9 or so
+    assert wasserstein(x, y) ** 2 == pytest.approx(ot.emd2(weights, weights, cost), rel=1e-7)
+
+
+def test_wasserstein_of_a_shift_is_its_length(generator):
+    """Optimal for any set; the unit of x, and one million-fold closer than the spread."""
+    x = torch.randn(50, 2, generator=generator, dtype=DOUBLE)
+    order = torch.randperm(50, generator=generator)
+    assert wasserstein(x, x[order] + torch.tensor([3.0, 4.0])) == pytest.approx(5)
+    assert wasserstein(x, x[order]) == 0
+    assert wasserstein(x + 1e3, x[order] + 1e3 + 1e-6) == pytest.approx(2**0.5 * 1e-6, rel=1e-4)
+
+
+def test_energy_distance_is_scipys_in_one_dimension(generator):
+    """SciPy integrates the squared difference of the distribution functions."""
+    for event in [(), (1,)]:
+        x, y = pair(40, event, generator)
+        expected = scipy.stats.energy_distance(x.flatten().numpy(), y.flatten().numpy())
+        assert energy_distance(x, y) == pytest.approx(expected, rel=1e-10)
+
+
+def test_energy_distance_over_all_pairs(event, generator):
+    x, y = pair(5, event, generator)
+
+    def mean(a, b):
+        return sum((p - q).square().sum().sqrt().item() for p in a for q in b) / 25
+
+    expected = math.sqrt(2 * mean(x, y) - mean(x, x) - mean(y, y))
+    assert energy_distance(x, y) == pytest.approx(expected, rel=1e-12)
+    # the root of roundings of 1e-16
+    assert energy_distance(x, x.flip(0)) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("d, n, m", [(1, 30, 20), (2, 50, 50), (3, 3, 10), (16, 40, 60)])
+def test_frechet_against_scipys_matrix_root(d, n, m, generator):
+    x = torch.randn(n, d, generator=generator, dtype=DOUBLE) + 1
+    y = torch.randn(m, d, generator=generator, dtype=DOUBLE) @ torch.randn(
+        d, d, generator=generator, dtype=DOUBLE
+    )
+    cov_x, cov_y = (np.cov(a.numpy(), rowvar=False).reshape(d, d) for a in (x, y))
+    mean_x, mean_y = x.numpy().mean(axis=0), y.numpy().mean(axis=0)
+    root = np.real(scipy.linalg.sqrtm(cov_x @ cov_y))
+    expected = ((mean_x - mean_y) ** 2).sum() + np.trace(cov_x + cov_y - 2 * root)
+    # 3 samples in 3 dimensions are singular, where a matrix root has half the digits
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_of_singular_covariances(generator):
+    """A feature written down r times counts r times; rounding below zero must not make a NaN."""
+    x, y = torch.randn(20, 1, generator=generator), 2 * torch.randn(20, 1, generator=generator)
+    for r in (2, 5, 16):
+        repeated = frechet_distance(x.repeat(1, r), y.repeat(1, r))
+        assert repeated == pytest.approx(r * frechet_distance(x, y), rel=1e-6)
+
+
+def test_frechet_by_hand():
+    """Means 0 and 3, standard deviations √2 and 3√2: 9 + 2 + 18 − 2 · 6 = 17."""
+    x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([[0.0], [6.0]])
+    assert frechet_distance(x, y) == pytest.approx(17)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-12)
+
+
+def test_relative_error_by_hand(event):
+    """Errors 1, −2, 0 beside truths 2, 2, 2: √(5/12); signs do not cancel."""
+    truth = torch.full((3, *event), 2.0)
+    estimate = truth.clone()
+    estimate[0] += 1
+    assert relative_error(estimate, truth) == pytest.approx(math.sqrt(1 / 12))
+    estimate[1] -= 2
+    assert relative_error(estimate, truth) == pytest.approx(math.sqrt(5 / 12))
+    assert relative_error(truth, truth) == 0
+
+
+def test_mode_shares_count_the_nearest_centre(event):
+    """Three near −2, one near 0, none near 100, two near 5, none near 200."""
+    values = [-2.1, 0.2, -1.9, 4.0, 5.5, -7.0]
+    x = torch.stack([torch.full(event, v) for v in values])
+    centres = torch.stack([torch.full(event, v) for v in (-2.0, 0.0, 100.0, 5.0, 200.0)])
+    shares = mode_shares(x, centres)
+    torch.testing.assert_close(shares, torch.tensor([3.0, 1.0, 0.0, 2.0, 0.0]) / 6)
+
+
+def test_mode_shares_of_many_samples(generator):
+    """More than 25 rows, where cdist would turn to matrix products."""
+    x = torch.randn(200, 2, generator=generator)
+    centres = torch.randn(5, 2, generator=generator)
+    nearest = [min(range(5), key=lambda k, p=p: (p - centres[k]).norm().item()) for p in x]
+    expected = torch.tensor([nearest.count(k) / 200 for k in range(5)])
+    torch.testing.assert_close(mode_shares(x, centres), expected)
+
+
+PAIRS = [wasserstein, energy_distance, relative_error, frechet_distance, mode_shares]
+
+
+@pytest.mark.parametrize("metric", PAIRS)
+def test_wrong_samples_are_refused(metric):
+    x = torch.zeros(3, 3)
+    with pytest.raises(TypeError, match="torch.int64; states are real numbers"):
+        metric(x, x.long())
+    with pytest.raises(TypeError, match="torch.int64; states are real numbers"):
+        metric(x.long(), x)
+    with pytest.raises(ValueError, match=r"shapes? .*3,.*2"):
+        metric(x, torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("metric", [m for m in PAIRS if m is not relative_error])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_samples_that_are_not_finite_are_refused(metric, value):
+    """A diverged sample must not be counted to some mode."""
+    x, wrong = torch.zeros(3, 3), torch.zeros(3, 3)
+    wrong[1, 2] = value
+    for arguments in ((x, wrong), (wrong, x)):
+        with pytest.raises(ValueError, match="a sample is not finite"):
+            metric(*arguments)
+
+
+@pytest.mark.parametrize("metric", [wasserstein, energy_distance, relative_error])
+def test_sets_of_unequal_size_are_refused(metric):
+    with pytest.raises(ValueError, match=r"\(3, 2\).*\(1, 2\)"):
+        metric(torch.zeros(3, 2), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2), (3, 2, 1)], ids=str)
+def test_frechet_refuses_what_is_no_matrix_of_features(shape):
+    with pytest.raises(ValueError, match=r"features have shapes .*pass \(B, D\)"):
+        frechet_distance(torch.zeros(3, 2), torch.zeros(shape))

@@ -1,0 +1,116 @@
+"""What the network sees, and that samples of a batch do not meet in it."""
+
+import math
+
+import pytest
+import torch
+
+from fmtutorial.networks import MLP
+
+
+def network(event=(2,), **options):
+    torch.manual_seed(0)
+    return MLP(event, width=16, depth=2, **options).double()
+
+
+def batch(event, generator):
+    x = torch.randn(3, *event, generator=generator, dtype=torch.float64)
+    return x, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+
+
+def test_velocity_has_the_shape_of_the_state(event, generator):
+    x, t = batch(event, generator)
+    v = network(event)(x, t)
+    assert v.shape == x.shape and v.dtype == x.dtype
+
+
+def test_time_and_place_matter(event, generator):
+    """Each sample's output moves with its own time and state, and with no other's."""
+    net, (x, t) = network(event), batch(event, generator)
+    v = net(x, t)
+    for j in range(3):
+        others = [i for i in range(3) if i != j]
+        for moved_x, moved_t in ((x.clone(), t), (x, t.clone())):
+            (moved_x if moved_x is not x else moved_t)[j] += 0.1
+            moved = net(moved_x, moved_t)
+            assert not torch.allclose(moved[j], v[j], rtol=1e-3)
+            # matrix products of another batch may round differently
+            torch.testing.assert_close(moved[others], v[others], rtol=1e-12, atol=1e-12)
+
+
+def test_the_order_of_the_batch_does_not_matter(event, generator):
+    net, (x, t) = network(event), batch(event, generator)
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(net(x[order], t[order]), net(x, t)[order], rtol=1e-12, atol=1e-12)
+
+
+def test_what_the_first_layer_sees():
+    """x, t, sin kπt, cos kπt and the label as one of K: at t = 1/2 and 1 known without a sine."""
+    net = network(frequencies=3, labels=4)
+    seen = []
+    net.body[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    x, t = torch.tensor([[5.0, 6.0], [7.0, 8.0]]).double(), torch.tensor([0.5, 1.0]).double()
+    net(x, t, torch.tensor([3, 0]))
+    expected = torch.tensor(
+        [
+            [5, 6, 0.5, 1, 0, -1, 0, -1, 0, 0, 0, 0, 1],
+            [7, 8, 1.0, 0, 0, 0, -1, 1, -1, 1, 0, 0, 0],
+        ]
+    ).double()
+    # the angles are kept in float32: π to 9e-8, three times over
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
+
+
+def test_size_is_as_asked():
+    """Weights and biases of 2 + 1 + 2·4 → 7 → 7 → 7 → 2."""
+    count = sum(p.numel() for p in MLP((2,), width=7, depth=3).parameters())
+    assert count == (11 * 7 + 7) + 2 * (7 * 7 + 7) + (7 * 2 + 2)
+
+
+def test_layers_are_smooth_and_not_linear(generator):
+    """A field without a kink: the second derivative exists and is not zero."""
+    net, (x, t) = network(), batch((2,), generator)
+    hessian = torch.autograd.functional.hessian(lambda x: net(x, t).sum(), x)
+    assert hessian.abs().max() > 1e-3
+
+
+def test_label_matters_and_only_to_its_own_sample(generator):
+    net, (x, t) = network(labels=3), batch((2,), generator)
+    v, moved = net(x, t, torch.tensor([0, 1, 2])), net(x, t, torch.tensor([0, 2, 2]))
+    assert not torch.allclose(v[1], moved[1], rtol=1e-3)
+    torch.testing.assert_close(v[[0, 2]], moved[[0, 2]], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "labels, label, error, match",
+    [
+        (0, torch.zeros(3, dtype=torch.int64), ValueError, "built with labels=0"),
+        (2, None, ValueError, "built with labels=2: got label None"),
+        (2, torch.zeros(3, 1, dtype=torch.int64), ValueError, r"shape \(3, 1\); pass \(3,\)"),
+        (2, torch.zeros(1, dtype=torch.int64), ValueError, r"shape \(1,\); pass \(3,\)"),
+        (2, torch.zeros(3), TypeError, r"dtype torch.float32; convert it with label.long\(\)"),
+        (2, torch.tensor([0, 1, 2]), ValueError, "run from 0 to 2; the network knows 0 to 1"),
+        (2, torch.tensor([0, -1, 1]), ValueError, "run from -1 to 1"),
+    ],
+    ids=["stray", "missing", "column", "short", "float", "too large", "negative"],
+)
+def test_wrong_labels_are_refused(labels, label, error, match, generator):
+    with pytest.raises(error, match=match):
+        network(labels=labels)(*batch((2,), generator), label)
+
+
+def test_another_event_shape_is_refused(generator):
+    with pytest.raises(ValueError, match=r"event shape \(3,\); the network was built for \(2,\)"):
+        network((2,))(*batch((3,), generator))
+
+
+def test_same_seed_same_network(generator):
+    x, t = batch((2,), generator)
+    assert torch.equal(network()(x, t), network()(x, t))
+
+
+def test_time_features_do_not_repeat_within_the_interval():
+    """sin πt and cos πt tell t = 0 from t = 1; the angles are no parameters but move with it."""
+    net = MLP(frequencies=4)
+    assert "angles" in dict(net.named_buffers()) and "angles" in net.state_dict()
+    torch.testing.assert_close(net.angles, math.pi * torch.tensor([1.0, 2.0, 3.0, 4.0]))

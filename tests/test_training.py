@@ -1,0 +1,297 @@
+"""Training against least squares, EMA against PyTorch's, checkpoints against accidents."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fmtutorial.training import EMA, load_checkpoint, save_checkpoint, train
+
+
+def linear(seed=0):
+    torch.manual_seed(seed)
+    return nn.Linear(3, 2)
+
+
+def squared_loss(network, generator):
+    """Of a fixed noisy linear relation."""
+    x = torch.randn(50, 3, generator=generator)
+    y = x @ torch.randn(3, 2, generator=generator) + 0.1 * torch.randn(50, 2, generator=generator)
+    return x, y, lambda: ((network(x) - y) ** 2).sum(dim=1).mean()
+
+
+def weights_of(network):
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def test_training_reaches_the_least_squares_solution(generator):
+    network = linear()
+    x, y, loss = squared_loss(network, generator)
+    steps = list(train(network, loss, 600, learning_rate=0.05))
+    solution = torch.linalg.lstsq(torch.cat([x, torch.ones(50, 1)], dim=1), y).solution
+    # the rate falls to 0, so Adam settles to float32's rounding of a sum over 50
+    torch.testing.assert_close(network.weight, solution[:3].T, rtol=0, atol=1e-4)
+    torch.testing.assert_close(network.bias, solution[3], rtol=0, atol=1e-4)
+    assert [s.number for s in steps] == list(range(1, 601))
+    assert steps[-1].loss == pytest.approx(loss().item(), rel=1e-4)
+    assert steps[0].loss > 5 * steps[-1].loss
+
+
+def test_learning_rate_falls_along_half_a_cosine():
+    """lr · cos²(π k / 2n) after k of n steps: whole, half at the middle, almost 0 at the end."""
+    network = linear()
+    steps = list(train(network, lambda: network.weight.sum(), 100, learning_rate=0.2))
+    rates = [s.learning_rate for s in steps]
+    assert rates == pytest.approx([0.2 * math.cos(math.pi * k / 200) ** 2 for k in range(100)])
+    assert rates[0] == 0.2 and rates[50] == pytest.approx(0.1)
+
+
+def test_each_step_uses_its_rate_and_no_older_gradient():
+    """Under a constant gradient Adam moves by exactly the rate, so the way is the sum of rates.
+
+    A gradient that added up over steps, or weight decay, would change the way by per cents.
+    """
+    network = linear()
+    start = network.weight.detach().clone()
+    rates = [s.learning_rate for s in train(network, lambda: network.weight.sum(), 40, 0.1)]
+    torch.testing.assert_close(start - network.weight.detach(), torch.full((2, 3), sum(rates)))
+
+
+def test_nothing_happens_until_it_is_iterated(generator):
+    network = linear()
+    before = weights_of(network)
+    steps = train(network, squared_loss(network, generator)[2], 10)
+    assert all(map(torch.equal, before, weights_of(network)))
+    next(steps)
+    assert not all(map(torch.equal, before, weights_of(network)))
+    after = weights_of(network)
+    assert all(map(torch.equal, after, weights_of(network)))
+
+
+def test_loss_is_reported_before_its_step(generator):
+    network = linear()
+    _, _, loss = squared_loss(network, generator)
+    before = loss().item()
+    assert next(train(network, loss, 10)).loss == before
+
+
+def test_same_seed_same_result():
+    def run(seed):
+        network = linear(seed)
+        generator = torch.Generator().manual_seed(seed)
+
+        def loss():
+            x = torch.randn(8, 3, generator=generator)
+            return (network(x) - x[:, :2]).square().mean()
+
+        return [s.loss for s in train(network, loss, 20)], weights_of(network)
+
+    losses, weights = run(0)
+    again, same = run(0)
+    assert losses == again and all(map(torch.equal, weights, same))
+    assert run(1)[0] != losses
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_it_harms(value):
+    network, calls = linear(), []
+    ema = EMA(network)
+
+    def loss():
+        calls.append(1)
+        factor = value if len(calls) == 3 else 1.0
+        return factor * network.weight.square().sum()
+
+    steps = train(network, loss, 10, ema=ema)
+    next(steps), next(steps)
+    before, average = weights_of(network), weights_of(ema.network)
+    with pytest.raises(FloatingPointError, match=f"the loss is {value} at step 3 of 10"):
+        next(steps)
+    assert all(map(torch.equal, before, weights_of(network)))
+    assert all(map(torch.equal, average, weights_of(ema.network)))
+    assert ema.updates == 2
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": -1}, {"learning_rate": 0.0}], ids=str)
+def test_steps_and_rate_must_be_positive(options):
+    network = linear()
+    with pytest.raises(ValueError, match="must be positive"):
+        next(train(network, lambda: network.weight.sum(), **({"steps": 5} | options)))
+
+
+def test_a_loss_of_many_numbers_is_refused():
+    network = linear()
+    with pytest.raises(ValueError, match=r"the loss has shape \(2, 3\); return its mean"):
+        next(train(network, lambda: network.weight, 5))
+
+
+def random_walk(network, steps, generator):
+    """Change a network's weights at random, as training would."""
+    for _ in range(steps):
+        with torch.no_grad():
+            for p in network.parameters():
+                p.add_(torch.randn(p.shape, generator=generator))
+        yield
+
+
+def test_ema_after_its_warm_up_is_pytorchs(generator):
+    """(1 + n)/(10 + n) is at least 2/11, so a decay of 0.15 is in force from the first update."""
+    network = linear()
+    ours = EMA(network, decay=0.15)
+    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.15))
+    theirs.update_parameters(network)  # its first update copies
+    for _ in random_walk(network, 10, generator):
+        ours.update(network)
+        theirs.update_parameters(network)
+        for average, expected in zip(
+            weights_of(ours.network), weights_of(theirs.module), strict=True
+        ):
+            torch.testing.assert_close(average, expected)
+
+
+def test_ema_warms_up(generator):
+    """Decays 2/11, 3/12, 4/13, then 0.32 < 5/14 by recursion in Python numbers."""
+    network = linear()
+    ema = EMA(network, decay=0.32)
+    expected = network.bias[0].item()
+    decays = [2 / 11, 3 / 12, 4 / 13, 0.32, 0.32]
+    for decay, _ in zip(decays, random_walk(network, 5, generator), strict=True):
+        ema.update(network)
+        expected = decay * expected + (1 - decay) * network.bias[0].item()
+        assert ema.network.bias[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ema_is_a_copy_apart():
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    before = weights_of(network)
+    ema = EMA(network)
+    assert not any(p.requires_grad for p in ema.network.parameters())
+    assert not ema.network.training and network.training
+    assert all(p.requires_grad for p in network.parameters())
+    network(torch.randn(10, 3, generator=torch.Generator().manual_seed(0)))
+    ema.update(network)
+    assert all(map(torch.equal, before, weights_of(network)))
+    # buffers are copied, not averaged
+    assert torch.equal(ema.network[1].running_mean, network[1].running_mean)
+    assert ema.network[1].num_batches_tracked == 1
+
+
+def test_train_updates_the_average_after_each_step(generator):
+    network = linear()
+    ema, by_hand = EMA(network, decay=0.9), EMA(network, decay=0.9)
+    for _ in train(network, squared_loss(network, generator)[2], 7, ema=ema):
+        by_hand.update(network)
+    assert ema.updates == 7
+    assert all(map(torch.equal, weights_of(ema.network), weights_of(by_hand.network)))
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan")])
+def test_ema_refuses_a_decay_outside_its_interval(decay):
+    with pytest.raises(ValueError, match=r"decay is .*\[0, 1\)"):
+        EMA(linear(), decay)
+
+
+def trained(steps, network=None, optimizer=None):
+    """A network and its AdamW after some steps of a fixed problem."""
+    network = network or linear()
+    optimizer = optimizer or torch.optim.AdamW(network.parameters(), lr=0.1)
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(5))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(x).square().sum().backward()
+        optimizer.step()
+    return network, optimizer
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path):
+    whole, _ = trained(6)
+    network, optimizer = trained(3)
+    path = tmp_path / "run.pt"
+    save_checkpoint(
+        path,
+        {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": 3,
+            "lr": 0.1,
+        },
+    )
+    state = load_checkpoint(str(path))
+    assert state["step"] == 3 and state["lr"] == 0.1
+    fresh = linear(seed=9)
+    fresh.load_state_dict(state["network"])
+    resumed = torch.optim.AdamW(fresh.parameters(), lr=0.5)
+    resumed.load_state_dict(state["optimizer"])
+    trained(3, fresh, resumed)
+    assert all(map(torch.equal, weights_of(fresh), weights_of(whole)))
+    assert os.listdir(tmp_path) == ["run.pt"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused(tmp_path, keep):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, {"weights": torch.zeros(1000)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
+    with pytest.raises(ValueError, match="run.pt is not a checkpoint .* or it is truncated"):
+        load_checkpoint(path)
+
+
+class Bomb:
+    """A pickle that would make a folder when it is loaded."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    torch.save({"weights": Bomb(tmp_path / "exploded")}, tmp_path / "foreign.pt")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "foreign.pt")
+    assert not (tmp_path / "exploded").exists()
+    torch.load(tmp_path / "foreign.pt", weights_only=False)  # it was live
+    assert (tmp_path / "exploded").exists()
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at .*missing.pt"):
+        load_checkpoint(tmp_path / "missing.pt")
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("place", ["save", "replace"])
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error, place):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def fail_midway(state, file):
+        file.write(b"half of a checkpoint")
+        raise error
+
+    def fail(source, target):
+        raise error
+
+    if place == "save":
+        monkeypatch.setattr(torch, "save", fail_midway)
+    else:
+        monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):
+        save_checkpoint(path, {"step": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path) == {"step": 1}
+    assert os.listdir(tmp_path) == ["run.pt"]
+
+
+def test_a_second_save_replaces_the_first(tmp_path):
+    path = tmp_path / "run.pt"
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step})
+    assert load_checkpoint(path) == {"step": 2}
+    assert os.listdir(tmp_path) == ["run.pt"]
