@@ -22,7 +22,7 @@ class ExactField:
     All methods take x of shape (B, *event) and t of shape (B,). They are defined for t in
     [0, 1], less t = 1 where σ̇ diverges (velocity) and where p_1 has no density (σ_1 = 0 and a
     singular covariance, so always for a data set). Computed through log-sum-exp: no step
-    overflows or divides by a vanishing density, however far x is or however close t is to 1.
+    divides by a vanishing density, however close t is to 1.
     Memory is B · K · D numbers for K components of D entries.
 
     Raises:

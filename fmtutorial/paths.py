@@ -28,7 +28,7 @@ class Schedule:
         finite_at_one: whether σ has a finite derivative at t = 1. Where it has not, every
             velocity is defined on 0 ≤ t < 1 only.
 
-    Source: Lipman et al. 2024, Sec. 4.6. Chapter 2.
+    Source: Lipman et al. 2024, Sec. 4.8. Chapter 2.
     """
 
     name: str
@@ -92,7 +92,7 @@ _BETA_MIN, _BETA_MAX = 0.1, 20.0
 
 
 def _vp_exponent(t: Tensor) -> Tensor:
-    """Return log α_t, the integral of the noise rate that linear-β diffusion adds from t to 1."""
+    """Return log α_t = −½ ∫ β from t to 1, with β falling linearly from 20 to 0.1."""
     return -0.25 * (_BETA_MAX - _BETA_MIN) * (1 - t) ** 2 - 0.5 * _BETA_MIN * (1 - t)
 
 
@@ -206,9 +206,9 @@ class AffinePath:
         Args:
             value: the given quantity, shape of x.
             x: states, shape (B, *event).
-            t: shape (B,), in [0, 1] less the ends where the conversion divides by zero: from
-                score or noise where α = 0, from data or to score where σ = 0, to or from
-                velocity where σ̇ diverges.
+            t: shape (B,), in [0, 1] less the ends where the conversion divides by zero: to data
+                or velocity from score or noise where α = 0; from data, or to score, where σ = 0;
+                to or from velocity where σ̇ diverges; from velocity where α̇σ − ασ̇ = 0.
             given: one of "velocity", "score", "noise", "data".
             want: one of the same four.
 
@@ -244,21 +244,22 @@ class AffinePath:
             return -s.sigma(time) * value
         if given == "data":
             return (x - s.alpha(time) * value) / _nonzero(s.sigma(time), "sigma", "noise", t)
-        return (s.alpha_dot(time) * x - s.alpha(time) * value) / self._determinant(time)
+        return (s.alpha_dot(time) * x - s.alpha(time) * value) / self._determinant(time, t)
 
     def _data(self, value: Tensor, x: Tensor, t: Tensor, given: str) -> Tensor:
         time, s = expand_time(t, x), self.schedule
         if given == "data":
             return value
         if given == "velocity":
-            return (s.sigma(time) * value - s.sigma_dot(time) * x) / self._determinant(time)
+            return (s.sigma(time) * value - s.sigma_dot(time) * x) / self._determinant(time, t)
         noise = self._noise(value, x, t, given)
         return (x - s.sigma(time) * noise) / _nonzero(s.alpha(time), "alpha", "data", t)
 
-    def _determinant(self, time: Tensor) -> Tensor:
-        """α̇σ − ασ̇, positive wherever the signal-to-noise ratio rises."""
+    def _determinant(self, time: Tensor, t: Tensor) -> Tensor:
+        """Return α̇σ − ασ̇, positive wherever the signal-to-noise ratio rises."""
         s = self.schedule
-        return s.alpha_dot(time) * s.sigma(time) - s.alpha(time) * s.sigma_dot(time)
+        value = s.alpha_dot(time) * s.sigma(time) - s.alpha(time) * s.sigma_dot(time)
+        return _nonzero(value, "α̇σ − ασ̇", "a conversion from velocity", t)
 
 
 def _nonzero(value: Tensor, name: str, what: str, t: Tensor) -> Tensor:

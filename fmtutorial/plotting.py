@@ -107,12 +107,26 @@ def draw_field(
     extent: float,
     resolution: int = 17,
     color: str = TRUTH,
+    longest: float | None = None,
 ) -> None:
-    """Draw the arrows of v(·, t) on a grid; their lengths are relative to the longest."""
+    """Draw the arrows of v(·, t) on a grid.
+
+    Args:
+        ax: where to.
+        field: v(x, t) in the plane.
+        t: one time.
+        extent: half the side of the square, in the unit of x.
+        resolution: arrows in a row.
+        color: of the arrows.
+        longest: speed that is drawn two cells long, to give several panels one scale; None
+            scales each panel by itself.
+    """
     points = square_grid(extent * (1 - 1 / resolution), resolution)
     v = field(points, torch.full((len(points),), t)).cpu()
     points = points.cpu()
-    ax.quiver(points[:, 0], points[:, 1], v[:, 0], v[:, 1], color=color, width=0.006, pivot="mid")
+    scale = None if longest is None else longest * resolution / (4 * extent)
+    style = {"color": color, "width": 0.006, "pivot": "mid", "angles": "xy", "scale_units": "xy"}
+    ax.quiver(points[:, 0], points[:, 1], v[:, 0], v[:, 1], scale=scale, **style)
 
 
 def draw_trajectories(ax: Axes, states: Tensor, color: str = MODEL, ends: bool = True) -> None:

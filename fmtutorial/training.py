@@ -33,7 +33,7 @@ class EMA:
     Raises:
         ValueError: decay is not in [0, 1).
 
-    Source: Polyak and Juditsky 1992; Song et al. 2021 for its use here. Chapter 3.
+    Source: Polyak and Juditsky 1992, for averaging with equal weights. Chapter 3.
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.999) -> None:

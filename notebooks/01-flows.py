@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Lab: Flows
 #
-# A velocity field moves points, and a crowd of moving points is a moving density. You will check every theorem of the chapter by computing both sides of it, then train a flow by maximum likelihood and see what that costs.
+# A velocity field moves points, and a crowd of moving points is a moving density. You will check the theorems of the chapter by computing both sides of their formulas, then train a flow by maximum likelihood and see what that costs.
 #
 # After this lab you can
 #
@@ -103,7 +103,7 @@ plotting.show(
 # %% [markdown]
 # *Figure 1.1.* Grey dots are starts, orange dots are ends, arrows show the field at $t=0$. In the third panel the drawn curves do cross, yet no two points are ever at the same place at the same time: each is a shifted copy of the other. "Trajectories do not cross" is a statement about $(t,x)$, not about the curves in the plane.
 #
-# **Check 1.1** (flow of a linear field). The solver's answer against SciPy-grade truth: the matrix exponential. With 200 steps of the fourth-order method the error is of the size $h^4\lVert A\rVert^5\approx 10^{-6}$; you ask for $10^{-5}$.
+# **Check 1.1** (flow of a linear field). The reference is the matrix exponential. One step of the fourth-order method errs by about $(h\lVert A\rVert)^5/120$, so 200 steps err by about $10^{-8}$; you ask for $10^{-7}$.
 
 # %%
 x0 = torch.randn(500, 2, generator=generator, **exactly)
@@ -112,15 +112,15 @@ for name, matrix in {"spiral": spiral, "saddle": saddle}.items():
     forward = solve(linear(matrix), x0, times, rk4).last
     truth = x0 @ torch.matrix_exp(matrix).T
     back = solve(linear(matrix), forward, times.flip(0), rk4).last
-    print(f"{name}: error < 1e-5:", bool((forward - truth).abs().max() < 1e-5))
-    assert (forward - truth).abs().max() < 1e-5
-    assert (back - x0).abs().max() < 1e-5  # a decreasing grid undoes the flow
+    print(f"{name}: error < 1e-7:", bool((forward - truth).abs().max() < 1e-7))
+    assert (forward - truth).abs().max() < 1e-7
+    assert (back - x0).abs().max() < 1e-7  # a decreasing grid undoes the flow
 
 # %%
-coarse = solve(linear(spiral), x0, torch.linspace(0, 1, 21), euler).last
+coarse = solve(linear(spiral), x0, torch.linspace(0, 1, 801), euler).last
 error = relative_error(coarse, x0 @ torch.matrix_exp(spiral).T)
-print(f"20 Euler steps on the spiral: relative error {error:.2f}")
-assert error > 0.4  # the test can fail: a bad solver is noticed
+print(f"Euler with as many evaluations on the spiral: relative error {error:.2f}")
+assert error > 1e-3  # the test can fail: a cheaper solver is noticed
 
 # %% [markdown]
 # ## Why trajectories do not cross
@@ -160,7 +160,7 @@ print(f"stretching field: {ratio[1]:.2f} and {ratio[0]:.2f}")
 assert (ratio - torch.tensor([math.exp(2), math.exp(-2)], **exactly)).abs().max() < 1e-5
 
 # %% [markdown]
-# **Check 1.3** (what goes wrong without Lipschitz). The field $v(x)=3\,|x|^{2/3}$ is continuous, but its slope is infinite at $x=0$. The cubic $x_t=(t-c)^3$ solves the equation for every $c$, and so does $x_t=0$. They meet at $t=c$. Two solutions then pass through one point, and you may glue them together: follow the cubic up to zero, rest there as long as you like, leave on another cubic. You insert both into the equation by finite differences. Then you let two points start $10^{-12}$ apart: for a Lipschitz field they would stay together.
+# **Check 1.3** (what goes wrong without Lipschitz). For $v(x)=3\,|x|^{2/3}$ the cubic $x_t=(t-c)^3$ and the resting solution $x_t=0$ both pass through $x=0$ at $t=c$. You insert both into the equation by finite differences. Then you let two points start $10^{-12}$ apart: for a Lipschitz field they would stay together.
 
 
 # %%
@@ -217,13 +217,14 @@ plotting.show(
 
 # %% tags=["hide-input"]
 shear = torch.tensor([[0.6, -2.2], [0.8, -1.0]], **exactly)
-figure, axes = plotting.panels(["t = 0", "t = 0.5", "t = 1"], extent=4)
+figure, axes = plotting.panels(["t = 0", "t = 0.5", "t = 1"], extent=5)
 cloud = torch.randn(400, 2, generator=generator, **exactly)
 states = solve(linear(shear), cloud, torch.linspace(0, 1, 21), rk4).states
 for ax, t, x in zip(axes, (0.0, 0.5, 1.0), states[::10], strict=True):
     root = torch.matrix_exp(t * shear).cpu().float()
     density = Gaussian(torch.zeros(2), root @ root.T)
-    plotting.draw_density(ax, density.log_prob, 4)
+    plotting.draw_density(ax, density.log_prob, 5)
+    ax.images[0].set_clim(0, 0.24)  # one scale for all three
     plotting.draw_samples(ax, x)
 plotting.show(
     figure,
@@ -237,7 +238,7 @@ plotting.show(
 #
 # For the checks you want densities that are not Gaussian. `ExactField` knows the field and the density of a mixture that grows out of noise (chapter 2 derives it; here it is a given pair $v_t$, $p_t$).
 #
-# **Check 1.4** (mass between trajectories, one dimension). No trajectory overtakes another, so the mass to the left of a moving point never changes: $F_t(\varphi_t(x))=F_0(x)$ with $F_t$ the distribution function. In closed form, $F_t(x)=\sum_k w_k\,\Phi\bigl((x-t\,m_k)/\sqrt{t^2s_k^2+(1-t)^2}\bigr)$. Fourth order with 200 steps leaves an error far below the tolerance of $10^{-5}$.
+# **Check 1.4** (mass between trajectories, one dimension). No trajectory overtakes another, so the mass to the left of a moving point never changes: $F_t(\varphi_t(x))=F_0(x)$ with $F_t$ the distribution function. In closed form, $F_t(x)=\sum_k w_k\,\Phi\bigl((x-t\,m_k)/\sqrt{t^2\varsigma_k^2+(1-t)^2}\bigr)$ with the widths $\varsigma_k$ of the components and the normal distribution function $\Phi$. Fourth order with 200 steps leaves an error far below the tolerance of $10^{-5}$.
 
 # %%
 centres = torch.tensor([-2.0, 1.0, 2.5], **exactly)
@@ -280,7 +281,7 @@ plotting.show(
 # %% [markdown]
 # *Figure 1.4.* A normal density splits into three modes. The orange lines are trajectories. Between two neighbours lies the same mass at all times: where they crowd together the density is high, where they part it is low. That is the continuity equation in one dimension.
 #
-# **Check 1.5** (continuity equation). In two dimensions, with three components of different shape. You compute $\partial_t p_t$ and $\nabla\cdot(p_tv_t)$ by central differences and compare their sum with the size of $\partial_t p_t$. The differences err by about $h^2$ with $h=10^{-3}$, hence the tolerance of $10^{-4}$.
+# **Check 1.5** (continuity equation). In two dimensions, with three components of different shape. You compute $\partial_t p_t$ and $\nabla\cdot(p_tv_t)$ by central differences and compare their sum with the size of $\partial_t p_t$. The differences err by $h^2=10^{-6}$ times third derivatives, here about $2\cdot10^{-5}$; the tolerance is $10^{-4}$.
 
 # %%
 means = torch.tensor([[-1.5, 0.5], [1.0, 1.5], [0.5, -1.5]], **exactly)
@@ -324,7 +325,7 @@ assert abs(wrong - 2) < 1e-3  # the terms add up instead of cancelling
 record("wrong_sign", round(wrong, 2))
 
 # %% [markdown]
-# **Check 1.6** (weak form). For any smooth function $f$ that vanishes far out, $\frac{d}{dt}\int f\,p_t\,dx=\int\nabla f\cdot v_t\,p_t\,dx$. No derivative of $p_t$ is needed. Both integrals are sums over a grid, which are very accurate for smooth functions that decay. The left side is differentiated by central differences with $h=10^{-3}$.
+# **Check 1.6** (weak form). For a smooth function $f$ that vanishes far out, $\frac{d}{dt}\int f\,p_t\,dx=\int\nabla f\cdot v_t\,p_t\,dx$. No derivative of $p_t$ is needed. Here $f$ only decays, but $f\,p_t$ at the edge of the grid is negligible. Both integrals are sums over a grid, which are very accurate for smooth functions that decay. The central difference in time errs by a multiple of $h^2=10^{-6}$; the tolerance is $10^{-4}$.
 
 # %%
 side = torch.linspace(-6, 6, 241, **exactly)
@@ -346,7 +347,7 @@ for t in torch.tensor([0.2, 0.5, 0.8], **exactly):
     assert abs(left - right) < 1e-4
 
 # %% [markdown]
-# **Check 1.7** (many fields, one path of densities). Add $R\,\nabla\log p_t(x)$ to the field, with $R$ a rotation by a right angle. The current $p_tR\nabla\log p_t=R\nabla p_t$ has no divergence, so the continuity equation holds as before, and the crowd looks the same at every time. The trajectories are other ones.
+# **Check 1.7** (many fields, one path of densities). Add $R\,\nabla\log p_t(x)$ to the field, with $R$ a rotation by a right angle. The current $p_tR\nabla\log p_t=R\nabla p_t$ has no divergence, so the continuity equation holds as before, and by the converse of the theorem the densities stay the same. The trajectories are other ones.
 
 # %%
 turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], **exactly)
@@ -382,7 +383,7 @@ assert difference < 1e-4  # two discretisations of one integral, each of fourth 
 assert (brute_force.sign == 1).all()  # a flow never turns space inside out
 
 # %% [markdown]
-# **Check 1.9** (instantaneous change of variables). From $\mathcal N(0,I)$ to $\mathcal N(m,\Sigma)$, where the log-density is a formula you can look up; `torch.distributions` has it. Once forward: draw noise, carry it and its log-density to $t=1$ with `transport`. Once backward: take data, run it to noise with `log_likelihood`. Both must be right to $10^{-3}$ nats at every point.
+# **Check 1.9** (instantaneous change of variables). From $\mathcal N(0,I)$ to $\mathcal N(m,\Sigma)$, where the log-density is a formula you can look up; `torch.distributions` has it. Once forward: draw noise, carry it and its log-density to $t=1$ with `transport`. Once backward: take data, run it to noise with `log_likelihood`. 50 steps of the fourth-order method leave an error of about $3\cdot10^{-8}$; both must be right to $10^{-6}$ nats at every point.
 
 # %%
 factor = torch.tensor([[1.5, 0.0], [-0.8, 0.4]], **exactly)
@@ -391,24 +392,26 @@ goal = torch.distributions.MultivariateNormal(
 )
 normal = Gaussian(goal.mean, goal.covariance_matrix)
 field, base = ExactField(AffinePath(LINEAR), normal), Gaussian(torch.zeros(2, **exactly))
-grid = torch.linspace(0, 1, 51, **exactly)
+fifty_steps = torch.linspace(0, 1, 51, **exactly)
 
 # %%
 noise = base.sample(1000, generator)
-data, log_prob = transport(field, noise, base.log_prob(noise), grid)
+data, log_prob = transport(field, noise, base.log_prob(noise), fifty_steps)
 forward = (log_prob - goal.log_prob(data)).abs().max()
 
 fresh = normal.sample(1000, generator)
-backward = (log_likelihood(field, fresh, base, grid.flip(0)) - goal.log_prob(fresh)).abs().max()
-print(
-    "forward and backward agree with the closed form to 1e-3 nats:",
-    bool(max(forward, backward) < 1e-3),
+backward = (
+    (log_likelihood(field, fresh, base, fifty_steps.flip(0)) - goal.log_prob(fresh)).abs().max()
 )
-assert forward < 1e-3 and backward < 1e-3
+print(
+    "forward and backward agree with the closed form to 1e-6 nats:",
+    bool(max(forward, backward) < 1e-6),
+)
+assert forward < 1e-6 and backward < 1e-6
 
 # %%
 # the test can fail: with the sign of the divergence turned round the answer is far off
-noise, gained = transport(field, fresh, torch.zeros(1000, **exactly), grid.flip(0))
+noise, gained = transport(field, fresh, torch.zeros(1000, **exactly), fifty_steps.flip(0))
 wrong = (base.log_prob(noise) + gained - goal.log_prob(fresh)).abs().mean()
 print(f"with + in place of -: off by {wrong:.2f} nats on average")
 assert wrong > 0.5
@@ -455,18 +458,25 @@ with torch.no_grad():
     for name, probe in probes.items():
         many = point.expand(n, d), now.expand(n)
         value = estimates[name] = divergence(pulled, *many, method="hutchinson", probe=probe)
-        score = (value.mean() - J.trace()) / (value.std() / math.sqrt(n))
+        z = (value.mean() - J.trace()) / (value.std() / math.sqrt(n))
         ratio = value.var() / formula[name]
-        print(f"{name}: |score| < 3: {bool(score.abs() < 3)}, variance/formula = {ratio:.1f}")
-        assert score.abs() < 3 and abs(ratio - 1) < 0.03
+        print(
+            f"{name}: |z| < 3: {bool(z.abs() < 3)}, variance within 3 %:",
+            bool(abs(ratio - 1) < 0.03),
+        )
+        assert z.abs() < 3 and abs(ratio - 1) < 0.03
+
 # %%
 assert (exact - J.trace()).abs() < 1e-10
 # on the field -x, whose Jacobian is diagonal, a Rademacher probe makes no error at all
 shrink = divergence(lambda x, t: -x, *many, method="hutchinson", probe=probes["Rademacher"])
 assert (shrink == -d).all()
 saving = (formula["Gaussian"] / formula["Rademacher"]).item()
-print(f"Gaussian probes have {saving:.1f} times the variance here")
+bare = symmetric + torch.eye(d, **exactly) / 20  # without the pull
+bare_saving = (2 * bare.square().sum() / formula["Rademacher"]).item()
+print(f"Gaussian probes have {saving:.1f} times the variance, {bare_saving:.1f} without the pull")
 record("probe_ratio", round(saving, 1))
+record("bare_ratio", round(bare_saving, 1))
 
 # %% tags=["hide-input"]
 figure, (ax,) = plotting.panels(["100,000 estimates of one divergence"])
@@ -488,7 +498,7 @@ plotting.show(
 #
 # ## Maximum likelihood on two moons
 #
-# Now the field is a network. Its log-likelihood is differentiable, so you can maximise it. Each step draws 256 points, runs them back to noise through 6 Runge-Kutta steps with the divergence alongside, and differentiates the whole computation. Nothing else in this lab takes so long.
+# Now the field is a network. Its log-likelihood is differentiable, so you can maximise it. Each step draws 256 points, runs them back to noise through 6 Runge-Kutta steps with the divergence alongside, and differentiates the whole computation.
 #
 # The moons have no density written down, but a very good one can be made: put 300 narrow Gaussians along each arc. It tells you the best average any model can reach.
 
@@ -524,7 +534,7 @@ curve = [step.loss for step in train(cnf, negative_log_likelihood, steps=250, le
 
 
 # %% [markdown]
-# **Check 1.11** (a density integrates to one). Sum $e^{\log p_1(x)}$ over the cells of a grid that holds all the mass. The solver is the only source of error, so you look at several grids of time. Too coarse a grid gives a "density" whose total mass is not one, and its log-likelihood means nothing. With 20 steps the mass must be 1 within 1 %, and the average on the test set must lie below that of the true density.
+# **Check 1.11** (a density integrates to one). Sum $e^{\log p_1(x)}$ over the cells of a grid that holds all the mass. Three things err: the solver, the sum over cells, and what lies outside the grid. The last two do not depend on the number of solver steps, so you look at several grids of time. Too coarse a grid of time gives a "density" whose total mass is not one, and its log-likelihood means nothing. With 20 steps the mass must be 1 within 1 %, and the average on the test set must lie below that of the true density.
 
 # %%
 middles = (torch.arange(120, device=device) + 0.5) / 120 * 8 - 4
@@ -549,8 +559,35 @@ for steps in (2, 3, 6, 20):
     record(f"cnf_mass_{steps}", round(mass, 3))
     record(f"cnf_nats_{steps}", round(nats, 2))
 assert abs(mass - 1) < 0.01 and nats < best
-assert nats > best - 0.3  # it did learn: the untrained network is near -4
+assert nats > best - 0.3  # it did learn: the untrained network is near -3.8
 cnf_nats = nats
+
+# %% [markdown]
+# A network that is trained with two solver steps learns to use their error. Its numbers look better than the truth allows, until you integrate its "density" or solve it with more steps.
+
+# %% tags=["nbval-ignore-output"]
+cheat = MLP(width=64, depth=3, frequencies=2).to(device)
+
+
+def cheat_log_prob(x, steps):
+    return log_likelihood(cheat, x.to(device), base, decreasing(steps))
+
+
+def cheat_loss():
+    return -cheat_log_prob(moons.sample(256, generator), steps=2).mean()
+
+
+for _ in train(cheat, cheat_loss, steps=250, learning_rate=1e-2):
+    pass
+
+# %% tags=["nbval-ignore-output"]
+for steps in (2, 40):
+    mass, nats = mass_and_nats(partial(cheat_log_prob, steps=steps))
+    print(f"trained with 2 steps, solved with {steps}: mass {mass:.1f}, {nats:.1f} nats")
+    record(f"cheat_mass_{steps}", round(mass))
+    record(f"cheat_nats_{steps}", round(nats, 1))
+    # above the truth with two steps, far below it with forty
+    assert (nats > best + 1) if steps == 2 else (nats < best - 1)
 
 # %% tags=["nbval-ignore-output"]
 hutchinson = partial(
@@ -580,12 +617,12 @@ plotting.draw_samples(right, drawn.last)
 plotting.show(
     figure,
     "flows_cnf",
-    "Left: the negative log-likelihood falls from above four towards the best possible value. "
+    "Left: the negative log-likelihood falls from about 3.9 towards the best possible value. "
     "Middle and right: density and samples form two moons joined by faint threads.",
 )
 
 # %% [markdown]
-# *Figure 1.6.* A continuous normalizing flow trained by maximum likelihood. Faint threads join the moons: a flow is continuous and invertible, so it cannot tear a connected cloud into two pieces.
+# *Figure 1.6.* A continuous normalizing flow trained by maximum likelihood. Faint threads join the moons: this field is not steep enough to separate them.
 #
 # **Check 1.12** (what a step costs). Count the evaluations of the network and the gradients that pass back through its output, for a step of maximum likelihood and for a step of regression on velocities (chapter 3) with the same network and batch. With 6 steps of four stages each, $24$ evaluations, each with two backward passes for the divergence and one more for the training: $72$ gradients. The regression needs one and one. The arithmetic is counted by PyTorch itself.
 
@@ -609,6 +646,9 @@ def regression_loss(field):
     x1, t = moons.sample(256, generator), uniform_times(256, generator)
     return flow_matching_loss(field, AffinePath(LINEAR), base.sample(256, generator), x1, t)
 
+
+# %% [markdown]
+# PyTorch has a rule for the number of operations of each matrix product. The class below applies it to every product that runs, in the backward passes too.
 
 # %%
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -655,12 +695,12 @@ assert arithmetic > 20
 #
 # A discrete normalizing flow builds the map from layers. A small Euler step $x+h\,v(x)$ is one such layer, with $\log\det(I+hJ)=h\operatorname{tr}J+O(h^2)$: many small layers make a continuous flow.
 #
-# **Check 1.13** (one small step). With the Jacobian of the section on the divergence: halving $h$ must divide the error of $h\operatorname{tr}J$ by four, up to the next term of the expansion.
+# **Check 1.13** (one small step). With $J$ the $16\times16$ Jacobian of Check 1.10: halving $h$ must divide the error of $h\operatorname{tr}J$ by four, up to the next term of the expansion.
 
 # %%
-steps = torch.tensor([0.1, 0.05, 0.025], **exactly)
-layers = torch.eye(d, **exactly) + steps[:, None, None] * J
-error = (torch.linalg.slogdet(layers).logabsdet - steps * J.trace()).abs()
+small = torch.tensor([0.1, 0.05, 0.025], **exactly)
+layers = torch.eye(d, **exactly) + small[:, None, None] * J
+error = (torch.linalg.slogdet(layers).logabsdet - small * J.trace()).abs()
 ratios = error[:-1] / error[1:]
 print("halving the step divides the error by", [f"{ratio:.1f}" for ratio in ratios])
 assert (ratios - 4).abs().max() < 0.2
@@ -719,7 +759,7 @@ for _ in train(coupling, coupling_loss, steps=1000, learning_rate=5e-3):
     pass
 
 # %% [markdown]
-# **Check 1.14** (a coupling flow). Three things: sampling and then evaluating closes the circle, the claimed log-determinant is the one of the Jacobian that autograd finds, and the density integrates to one. The first two tolerances are those of single precision through eight layers, whose scales may multiply to some hundreds.
+# **Check 1.14** (a coupling flow). Three things: sampling and then evaluating closes the circle, the claimed log-determinant is the one of the Jacobian that autograd finds, and the density integrates to one. The first two tolerances are those of single precision: each coordinate is scaled in four layers, by at most $e^2$ each, so that rounding of $6\cdot10^{-8}$ may grow by up to $e^8\approx3000$.
 
 # %%
 z = base.sample(1000, generator)
@@ -737,7 +777,7 @@ print("mass is 1 within 1 %:", abs(mass - 1) < 0.01)
 assert abs(mass - 1) < 0.01
 
 # %% [markdown]
-# Now the same yardstick for all: nats on the test set, and how much computing each took. As a third model take the network of the section before with new weights, trained by regression. How that works is the subject of the next two chapters; here only its price and its score matter.
+# Now the same yardstick for all: nats on the test set, and how much computing each took. As a third model take the network of the section before with new weights, trained by regression. How that works is the subject of the next two chapters; here only its price and its likelihood matter.
 
 # %%
 regressed = MLP(width=64, depth=3, frequencies=2).to(device)
@@ -763,7 +803,7 @@ def regressed_log_prob(x, steps=20):
 # %%
 mass, regressed_nats = mass_and_nats(regressed_log_prob)
 assert abs(mass - 1) < 0.01
-rows = {
+models = {
     "cnf": (cnf_nats, 250, lambda: likelihood_loss(cnf)),
     "coupling": (coupling_nats, 1000, coupling_loss),
     "regressed": (regressed_nats, 3000, lambda: regression_loss(regressed)),
@@ -771,16 +811,17 @@ rows = {
 
 # %% tags=["nbval-ignore-output"]
 clock = {}
-for name, (nats, steps, loss) in rows.items():
+for name, (nats, steps, loss) in models.items():
     total = steps * arithmetic_of(loss) / 1e9
     clock[name] = milliseconds(loss)
     print(f"{name:9s} {nats:.2f} nats, {steps} steps, {total:.0f} GFLOP, {clock[name]:.1f} ms")
     for what, value in {"nats": nats, "gap": best - nats}.items():
         record(f"{name}_{what}", round(value, 2))
     record(f"{name}_gflop", round(total))
+    record(f"{name}_milliseconds", round(clock[name], 1))
     assert best - 0.3 < nats < best
 record("wall_ratio", round(clock["cnf"] / clock["regressed"], -1))
-# less than the arithmetic says where overhead dominates, as for a small network on a GPU
+# a loose bound; the ratio depends on the machine
 assert clock["cnf"] > 5 * clock["regressed"]
 
 # %% tags=["hide-input"]
@@ -794,6 +835,7 @@ densities = [
 ]
 for ax, density in zip(axes, densities, strict=True):
     plotting.draw_density(ax, density, 3.6)
+    ax.images[0].set_clim(0, 0.45)  # one scale for all four
 plotting.show(
     figure,
     "flows_models",
@@ -802,7 +844,7 @@ plotting.show(
 )
 
 # %% [markdown]
-# *Figure 1.7.* The density of the data and of three flows. All three are continuous and invertible, and each pays for it with a thread of mass between the moons.
+# *Figure 1.7.* The density of the data and of three flows, on one scale. All three models leave a thread of mass between the moons. A steeper field would leave less.
 #
 # ## Are flows always deterministic?
 #
@@ -810,7 +852,7 @@ plotting.show(
 #
 # $$dx_t=\bigl[v_t(x_t)+\lambda\,\nabla\log p_t(x_t)\bigr]dt+\sqrt{2\lambda}\,dW_t$$
 #
-# has the same $p_t$ at every time. **Check 1.15** (same densities, other journeys): 20,000 points in one dimension with $\lambda=1$. You compare the distribution at $t=1$ with the closed form by the Kolmogorov-Smirnov distance, the largest gap between two distribution functions. For 20,000 draws from the right distribution it stays below $1.95/\sqrt{20000}=0.014$ in 999 of 1000 trials; the tolerance of 0.02 leaves room for 250 steps of finite size. And you ask how much of the order of the points survives, by the rank correlation of start and end.
+# has the same $p_t$ at every time. **Check 1.15** (same densities, other journeys): 20,000 points in one dimension with $\lambda=1$. You compare the distribution at five times with the closed form by the Kolmogorov-Smirnov distance, the largest gap between two distribution functions. For 20,000 draws from the right distribution it stays below $1.95/\sqrt{20000}=0.014$ in 999 of 1000 trials; the tolerance of 0.02 leaves room for 250 steps of finite size. And you ask how much of the order of the points survives, by the rank correlation of start and end.
 
 
 # %%
@@ -827,10 +869,14 @@ def wander(x, score_weight, strength=1.0, steps=250):
 
 
 # %%
-def distance_to_truth(x):
-    """Return the Kolmogorov-Smirnov distance to the mixture at t = 1."""
-    found = (torch.arange(len(x), device=device) + 0.5) / len(x)
-    return (mass_left_of(x.sort(dim=0).values, torch.ones((), **exactly)) - found).abs().max()
+def distance_to_truth(way):
+    """Return the largest Kolmogorov-Smirnov distance to p_t at t = 0.2, 0.4, 0.6, 0.8, 1."""
+    n, worst = way.shape[1], 0.0
+    found = (torch.arange(n, device=device) + 0.5) / n
+    for t, x in zip((0.2, 0.4, 0.6, 0.8, 1.0), way[len(way) // 5 :: len(way) // 5], strict=True):
+        exact = mass_left_of(x.sort(dim=0).values, torch.tensor(t, **exactly))
+        worst = max(worst, (exact - found).abs().max().item())
+    return worst
 
 
 def rank_correlation(x, y):
@@ -843,13 +889,13 @@ start = torch.randn(20_000, 1, generator=generator, **exactly)
 smooth = solve(line, start, torch.linspace(0, 1, 51), rk4).states
 walks = wander(start, score_weight=1.0)
 for name, way in {"ODE": smooth, "SDE": walks}.items():
-    print(f"{name} ends in the right distribution:", bool(distance_to_truth(way[-1]) < 0.02))
+    print(f"{name} has the right distribution at all five times:", distance_to_truth(way) < 0.02)
     print(f"{name} rank correlation of start and end: {rank_correlation(start, way[-1]):.1f}")
-    assert distance_to_truth(way[-1]) < 0.02
+    assert distance_to_truth(way) < 0.02
 assert rank_correlation(start, smooth[-1]) > 0.9999 and rank_correlation(start, walks[-1]) < 0.9
 record("sde_rank", round(rank_correlation(start, walks[-1]), 1))
 
-forgot = distance_to_truth(wander(start, score_weight=0.0)[-1]).item()
+forgot = distance_to_truth(wander(start, score_weight=0.0))
 print(f"noise without the score term: distance {forgot:.1f}")
 assert forgot > 0.05  # the test can fail
 
@@ -857,19 +903,17 @@ assert forgot > 0.05  # the test can fail
 figure, axes = plotting.panels(["the ODE", "an SDE", "at t = 1"])
 figure.set_figheight(2.4)
 for ax, way in zip(axes, (smooth, walks), strict=False):
-    clock = torch.linspace(0, 1, len(way))
-    ax.plot(clock, way[:, :40, 0].cpu(), color=plotting.MODEL, linewidth=0.5, alpha=0.6)
+    axis = torch.linspace(0, 1, len(way))
+    ax.plot(axis, way[:, :40, 0].cpu(), color=plotting.MODEL, linewidth=0.5, alpha=0.6)
     ax.set(xlabel="t", ylim=(-4.5, 4.5))
 style = {"bins": 80, "density": True, "histtype": "step"}
-axes[2].hist(smooth[-1, :, 0].cpu(), color=plotting.MODEL, label="ODE", **style)
-axes[2].hist(walks[-1, :, 0].cpu(), color=plotting.DATA, label="SDE", **style)
+for way, color, name in ((smooth, plotting.MODEL, "ODE"), (walks, plotting.DATA, "SDE")):
+    axes[2].hist(way[-1, :, 0].cpu(), color=color, label=name, **style)
 height = torch.linspace(-4.5, 4.5, 400, **exactly)
 truth = line.log_prob(height[:, None], torch.ones_like(height)).exp()
 axes[2].plot(height.cpu(), truth.cpu(), color=plotting.TRUTH, linewidth=0.8, label="exact")
-axes[2].set(xlabel="x", yticks=[], ylim=(0, 0.62))
-axes[2].legend(
-    frameon=False, fontsize=7, ncols=3, loc="upper center", columnspacing=1, handlelength=1
-)
+axes[2].set(xlabel="x", yticks=[], ylim=(0, 0.75))
+axes[2].legend(frameon=False, fontsize=7, loc="upper right")
 plotting.show(
     figure,
     "flows_sde",
@@ -878,7 +922,7 @@ plotting.show(
 )
 
 # %% [markdown]
-# *Figure 1.8.* Forty trajectories of the ODE and of the SDE, and the histograms of all 20,000 ends. Snapshots of the two crowds cannot be told apart. The journeys can.
+# *Figure 1.8.* Forty trajectories of the ODE and of the SDE, and the histograms of all 20,000 ends. The two crowds have the same distribution at every time. The journeys differ.
 #
 # ## Summary
 #
@@ -893,5 +937,4 @@ plotting.show(
 # 1. In Figure 1.1, third panel: what is the divergence, and what happens to the density of a cloud?
 # 2. Which of the checks 1.4 to 1.9 would notice that the field is multiplied by a rotation about the origin?
 # 3. A model trained with two solver steps reports a log-likelihood above that of the true density. What would you compute before you believe it?
-# 4. Hutchinson's estimate with one probe for the whole trajectory and with a new probe at each evaluation: which has the smaller variance with a fixed grid of times? What would an adaptive solver make of the second?
-# 5. The coupling flow was trained for as long as you liked. Which part of its density stays wrong, and why?
+# 4. Write down a smooth field whose flow has no visible thread between the moons. (Hint: `ExactField`.)

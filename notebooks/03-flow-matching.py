@@ -36,10 +36,10 @@ from fmtutorial import distributions, plotting
 from fmtutorial.exact import ExactField
 from fmtutorial.labs import default_device, record
 from fmtutorial.losses import flow_matching_loss, logit_normal_times, uniform_times
-from fmtutorial.metrics import energy_distance, mode_shares, relative_error, wasserstein
+from fmtutorial.metrics import mode_shares, relative_error, wasserstein
 from fmtutorial.networks import MLP
 from fmtutorial.paths import LINEAR, AffinePath
-from fmtutorial.solvers import euler, heun, solve
+from fmtutorial.solvers import euler, heun, rk4, solve
 from fmtutorial.training import EMA, train
 
 # %%
@@ -133,12 +133,22 @@ x_t = path.sample(x0, x1, t).x_t
 variance = ExactField(path, normal).target_variance(x_t, t)
 closed_form = math.pi / 2 * dimension * s
 print(f"one Gaussian: C = {variance.mean():.2f}, closed form {closed_form:.2f}")
-# the variance is below 6, so the mean of 400,000 has a standard error below 0.01
+# the variance at one point is at most 6.5, so the mean of 400,000 has a standard error of 0.01
 assert abs(variance.mean().item() - closed_form) < 0.03
 
+
 # %%
-x0, x1, t = draw_batch(ring, 200_000)
-constant = exact.target_variance(path.sample(x0, x1, t).x_t, t)
+def floor_of_batch(n, times=uniform_times):
+    """Average the closed-form variance of the target over one batch."""
+    x0, x1, t = draw_batch(ring, n, times)
+    return exact.target_variance(path.sample(x0, x1, t).x_t, t).mean().item()
+
+
+constant = sum(floor_of_batch(200_000) for _ in range(8)) / 8
+print(f"closed form of the difference: {constant:.1f}")
+record("constant", round(constant, 1))
+
+# %%
 fields = {
     "zero": lambda x, t: 0 * x,
     "pull to the middle": lambda x, t: -3 * x,
@@ -147,14 +157,13 @@ fields = {
 }
 
 # %%
+x0, x1, t = draw_batch(ring, 200_000)
 with torch.no_grad():
     for name, field in fields.items():
         cfm, fm = both_losses(field, x0, x1, t)
         print(f"{name:20s} CFM {cfm:6.1f}   FM {fm:6.1f}   difference {cfm - fm:5.1f}")
-        # 2 (v_theta - v).(u - v) averages to zero; its standard error here is at most 0.4
-        assert abs(cfm - fm - constant.mean()) < 1.5
-print(f"closed form of the difference: {constant.mean():.1f}")
-record("constant", round(constant.mean().item(), 1))
+        # the difference has a standard error of at most 0.2, from the cross term
+        assert abs(cfm - fm - constant) < 0.8
 
 # %% [markdown]
 # The last row is the important one. The *exact* field has a loss of about twenty. A loss of twenty is perfect here, and nobody can see that from the training curve alone.
@@ -192,7 +201,7 @@ for step in train(ring_network, ring_loss, steps=2000, learning_rate=2e-3, ema=e
 # %% tags=["hide-input"]
 figure, (left, right) = plotting.panels(["loss of a batch", "relative error of the field"], rows=1)
 left.plot(losses, color=plotting.NOISE, linewidth=0.4)
-left.axhline(constant.mean().item(), color=plotting.DATA, label="floor, closed form")
+left.axhline(constant, color=plotting.DATA, label="floor, closed form")
 left.set(xlabel="step", ylim=(10, 60))
 left.legend()
 steps = range(50, 2001, 50)
@@ -229,7 +238,7 @@ assert abs(gap.mean().item()) < 5 * standard_error
 assert 0 < marginal.mean().item() < 0.01 * floor.mean().item()
 
 # %% [markdown]
-# **Check 3.4** (the learned field). Relative $L^2$ error on points of the path, $t\le0.98$: at most 0.08. The bound is that of the exercise; a network of this size gets well below it.
+# **Check 3.4** (the learned field). Relative $L^2$ error on points of the path, $t\le0.98$: at most 0.08, twice what this training reaches. Later times are left out, since no sampler of this lab spends more than a few steps there.
 
 # %% tags=["nbval-ignore-output"]
 error = error_of(ema.network)
@@ -242,26 +251,25 @@ assert error < 0.08
 assert averaged[19] < errors[19]
 
 # %% tags=["hide-input"]
-titles = [f"t = {t}" for t in (0.1, 0.5, 0.8, 0.95)]
-figure, axes = plotting.panels([*titles, *[""] * 4], extent=13, rows=2)
+moments = {0.1: 25.0, 0.5: 25.0, 0.8: 20.0, 0.95: 15.0}  # time: speed of the longest arrows
+figure, axes = plotting.panels([f"t = {t}" for t in moments] + 4 * [""], extent=13, rows=2)
 x0, x1, _ = draw_batch(ring, 1000)
-for i, t_now in enumerate((0.1, 0.5, 0.8, 0.95)):
-    for ax in (axes[i], axes[4 + i]):
-        plotting.draw_samples(ax, t_now * x1 + (1 - t_now) * x0, plotting.NOISE, size=2)
-    plotting.draw_field(axes[i], exact, t_now, 13, resolution=13, color=plotting.TRUTH)
-    plotting.draw_field(axes[4 + i], ema.network, t_now, 13, resolution=13, color=plotting.MODEL)
+for row, (field, color) in enumerate(((exact, plotting.TRUTH), (ema.network, plotting.MODEL))):
+    for ax, (t, longest) in zip(axes[4 * row :], moments.items(), strict=False):
+        plotting.draw_samples(ax, t * x1 + (1 - t) * x0, plotting.NOISE, size=2)
+        plotting.draw_field(ax, field, t, 13, resolution=13, color=color, longest=longest)
 axes[0].set_ylabel("exact")
 axes[4].set_ylabel("learned")
 plotting.show(
     figure,
     "fields",
     "Arrows of the exact field above and of the learned field below at four times, over the "
-    "points of the path in grey. They agree on the grey points and differ elsewhere, most at "
-    "t = 0.1, where the points fill only the middle of the panel.",
+    "points of the path in grey. They agree on the grey points. At t = 0.1, where the points "
+    "fill only the middle of the panel, they differ outside it; later they agree further out.",
 )
 
 # %% [markdown]
-# *Figure 3.2.* Exact field (black) and learned field (blue), over points of the path (grey). They agree where the path puts its points. Elsewhere, where no training point ever fell, the network makes something up; at $t=0.1$ that is most of the panel.
+# *Figure 3.2.* Exact field (black) and learned field (blue), over points of the path (grey), with one scale of arrows in each column. On the grey points the two agree to a few per cent. At $t=0.1$, away from the points, the network makes something up. Later the agreement reaches further.
 #
 # ## Sample
 #
@@ -284,13 +292,13 @@ plotting.show(
     "sampling",
     "Five snapshots of the samples: a round cloud of noise swells, opens in the middle and "
     "breaks up into a ring of eleven round clusters. The last panel shows sixty paths, from "
-    "noise in grey to data in orange; they run outwards and do not cross.",
+    "noise in grey to data in orange; they run outwards and hardly cross.",
 )
 
 # %% [markdown]
-# *Figure 3.3.* Noise becomes a ring of eleven modes. Each path starts slowly, towards the mean of all data, and sets out for one mode when its position tells which.
+# *Figure 3.3.* Noise becomes a ring of eleven modes. Paths with different starts are never at the same place at the same time.
 #
-# **Check 3.5** (the samples). Two fresh data sets of the same size are not at distance zero from each other. The distance of the samples to a fresh set may be at most 1.5 times that. Every mode gets its weight, one eleventh, to within 15 %. With 10,000 samples the standard error of a mode's share is about 3 % of it, so chance stays far below that bound.
+# **Check 3.5** (the samples). Two fresh data sets of the same size are not at distance zero from each other. The distance of the samples to a fresh set may be at most 1.5 times that. Every mode gets its weight, one eleventh, to within 15 %. With 10,000 samples the standard error of a mode's share is about 3 % of it, so chance stays far below that bound. A ring that is 15 % too large must fail.
 
 # %% tags=["nbval-ignore-output"]
 repeats = [slice(1000 * i, 1000 * (i + 1)) for i in range(5)]
@@ -298,45 +306,52 @@ fresh = sum(
     wasserstein(ring.sample(1000, generator), ring.sample(1000, generator)) for _ in repeats
 )
 model = sum(wasserstein(samples[i], ring.sample(1000, generator)) for i in repeats)
+large = sum(wasserstein(1.15 * samples[i], ring.sample(1000, generator)) for i in repeats)
 shares = mode_shares(samples, ring.means) * len(ring.means)
 print(f"distance to fresh data / distance of fresh data to fresh data: {model / fresh:.2f}")
 print(f"weights of the modes, as multiples of 1/11: {shares.min():.2f} to {shares.max():.2f}")
 record("distance_ratio", round(model / fresh, 2))
 record("weakest_mode", round(shares.min().item(), 2))
 record("strongest_mode", round(shares.max().item(), 2))
-assert model < 1.5 * fresh
+assert model < 1.5 * fresh < large
 assert 0.85 < shares.min() and shares.max() < 1.15
 
 # %% [markdown]
-# **Check 3.6** (what the loss controls). The theorem bounds how far the learned flow ends from the exact one, from the same noise, by the loss and a Lipschitz constant. You measure both sides with the same noise and the same solver, on $[0, 0.98]$, with the largest Jacobian norm found along the way standing in for the Lipschitz constant.
+# **Check 3.6** (what the loss controls). First the theorem itself, on two fields for which it is as tight as it can be: $v_t(x)=Lx$ and $v^\theta_t(x)=Lx+c$ with $L=5$. The two flows move apart at the full rate that the Lipschitz constant allows. The bound must hold, and it must not hold with $L$ in place of $2L$.
 
 # %%
-times = torch.linspace(0, 0.98, 99)
+lipschitz, shift, end = 5.0, 0.1, 0.98
+times = torch.linspace(0, end, 99)
 start = noise[:2000]
-with torch.no_grad():
-    learned_way = solve(ema.network, start, times, heun).states
-    exact_way = solve(exact, start, times, heun).states
-apart = (learned_way[-1] - exact_way[-1]).square().sum(dim=1).mean().item()
-
-# %%
-lipschitz, mismatch = 0.0, 0.0
-for t, x in zip(times[:, None].expand(-1, len(start)), exact_way, strict=True):
-    with torch.no_grad():
-        mismatch += (ema.network(x, t) - exact(x, t)).square().sum(dim=1).mean().item() / len(times)
-    jacobians = torch.func.vmap(torch.func.jacrev(lambda y, t: ema.network(y[None], t[None])[0]))
-    norms = torch.linalg.matrix_norm(jacobians(x[:200], t[:200]).detach(), ord=2)
-    lipschitz = max(lipschitz, norms.max().item())
-bound = math.exp(1 + 2 * lipschitz) * mismatch
-print("squared distance of the ends is below the bound:", apart < bound)
-print("and below ten times the loss alone:", apart < 10 * mismatch)
+ways = [solve(f, start, times, rk4).last for f in (lambda x, t: 5 * x, lambda x, t: 5 * x + shift)]
+apart = (ways[1] - ways[0]).square().sum(dim=1).mean().item()
+loss = end * 2 * shift**2  # the mismatch is the same at all times and in both coordinates
+bound = math.exp((1 + 2 * lipschitz) * end) * loss
+print(f"squared distance {apart:.1f}, bound {bound:.0f}")
 assert apart < bound
+assert apart > math.exp((1 + lipschitz) * end) * loss
 
 # %% [markdown]
-# The bound holds with a great deal of room: it assumes the worst stretching at every moment. In practice the ends are apart by about as much as the loss says.
-#
+# Now the network beside the exact field, from the same noise and with the same solver. The bound would need the network's Lipschitz constant. Even the largest norm of its Jacobian that you meet on the way makes $e^{2L}$ astronomical, so the bound is of no use as a number. What you can measure is the ratio of its two honest parts: the squared distance of the ends, and the loss along the way.
+
+# %% tags=["nbval-ignore-output"]
+with torch.no_grad():
+    learned_end = solve(ema.network, start, times, heun).last
+    exact_way = solve(exact, start, times, heun).states
+    mismatch = [
+        (ema.network(x, t) - exact(x, t)).square().sum(dim=1).mean().item()
+        for t, x in zip(times[:, None].expand(-1, len(start)), exact_way, strict=True)
+    ]
+ratio = (learned_end - exact_way[-1]).square().sum(dim=1).mean().item()
+ratio /= end * sum(mismatch) / len(mismatch)
+print(f"squared distance of the ends / loss along the way: {ratio:.1f}")
+record("ends_ratio", round(ratio, 1))
+assert ratio < 10
+
+# %% [markdown]
 # ## Moons, circles, a checkerboard
 #
-# Nothing in the loop knows what the data look like.
+# Nothing in the loop knows what the data look like. The network here is deeper and narrower than the one for the ring, and the learning rate higher.
 
 # %%
 shapes = {
@@ -376,37 +391,48 @@ plotting.show(
     figure,
     "shapes",
     "Three columns: two moons, two circles and a checkerboard. Top: data. Middle: samples of "
-    "the learned fields, which show the same shapes with a few points in between. Bottom: the "
+    "the learned fields: sharp moons and circles, and blurred squares. Bottom: the "
     "arrows of the learned fields at half time.",
 )
 
 # %% [markdown]
-# *Figure 3.4.* Data, samples, and the learned field at $t=0.5$. A few samples lie between the parts: a field that is continuous in $x$ cannot tear a cloud in two.
+# *Figure 3.4.* Data, samples, and the learned field at $t=0.5$. The moons and circles are sharp. The checkerboard has its squares but not their edges: the network would have to be steep there.
 #
-# **Check 3.7.** For these shapes there is no exact field to compare with, but fresh data always serve. Energy distance and Wasserstein distance between samples and data may be at most 1.5 and 2.5 times the average of two fresh sets, as the energy distance of two finite sets varies more; and at least 75 % of the samples lie on the dark squares, which make up half of the board.
+# **Check 3.7.** For these shapes there is no exact field to compare with, but fresh data always serve. The Wasserstein distance of 1000 samples to fresh data must lie below the mean of eight pairs of fresh sets plus four standard deviations; the sets differ by chance in how many points fall into each part. Points spread evenly over the whole board must fail. And at least 75 % of the samples lie on the dark squares, which make up half of the board.
+
 
 # %%
+def fresh_limit(target):
+    """Return mean plus four standard deviations of the distance of two fresh sets."""
+    data = [target.sample(1000, generator) for _ in range(16)]
+    pairs = torch.tensor([wasserstein(a, b) for a, b in zip(data[:8], data[8:], strict=True)])
+    return (pairs.mean() + 4 * pairs.std()).item()
+
+
 for name, target in shapes.items():
-    data = [target.sample(1000, generator) for _ in range(6)]
-    for metric, factor in ((wasserstein, 1.5), (energy_distance, 2.5)):
-        fresh = sum(metric(a, b) for a, b in zip(data[:3], data[3:], strict=True)) / 3
-        distance = sum(metric(generated[name][:1000], b) for b in data[:3]) / 3
-        print(f"{name}, {metric.__name__}: at most {factor} times: {distance < factor * fresh}")
-        assert distance < factor * fresh, distance / fresh
+    limit = fresh_limit(target)
+    distance = wasserstein(generated[name][:1000], target.sample(1000, generator))
+    print(f"{name}: samples are as near to fresh data as fresh data are: {distance < limit}")
+    assert distance < limit, (distance, limit)
 
-# %%
+even = 8 * torch.rand(1000, 2, generator=generator) - 4
+assert wasserstein(even, target.sample(1000, generator)) > limit  # target: the checkerboard
+
+# %% tags=["nbval-ignore-output"]
 cell = torch.floor((generated["checkerboard"] + 4) / 2)
 inside = ((cell >= 0) & (cell < 4)).all(dim=1)
 dark = inside & ((cell.sum(dim=1) % 2) == 0)
-print("at least 75 % on dark squares:", dark.float().mean().item() > 0.75)
-assert dark.float().mean() > 0.75
+share = dark.float().mean().item()
+print(f"share on dark squares: {share:.2f}")
+record("dark_share", round(100 * share))
+assert share > 0.75
 
 # %% [markdown]
 # ## Which times to draw
 #
-# Any density of $t$ that is positive on $(0,1)$ has the same best field. It changes where the network spends its effort, and it changes the floor. The logit-normal choice is $t=1/(1+e^{-u})$ with $u\sim\mathcal N(m,s^2)$. Some texts write $t=1/(1+e^{u})$: with $m=0$ that is the same, with $m\ne0$ it leans to the other end.
+# Any density of $t$ that is positive on $(0,1)$ has the same best field. It changes where the network spends its effort, and it changes the floor. The logit-normal choice is $t=1/(1+e^{-z})$ with $z\sim\mathcal N(\mu,\varsigma^2)$. Some texts write $t=1/(1+e^{z})$: with $\mu=0$ that is the same, with $\mu\ne0$ it leans to the other end.
 #
-# **Check 3.8.** Quantiles of $t$ against those of $u$; the floor under each density against numerical integration of the closed form over $t$.
+# **Check 3.8.** The floor under each density, from draws of $t$, against numerical integration of $w(t)$ times the closed form at $t$, with the formula for $w$ in the chapter. Then quantiles of $t$ against those of $z$.
 
 # %%
 grid = (torch.arange(400) + 0.5) / 400
@@ -424,20 +450,27 @@ choices = {
     "logit-normal 1.0": logit_normal_times,
     "logit-normal 0.5": lambda n, generator: logit_normal_times(n, 0.0, 0.5, generator),
 }
-for name, times in choices.items():
-    x0, x1, t = draw_batch(ring, 200_000, times)
-    floor = exact.target_variance(path.sample(x0, x1, t).x_t, t).mean().item()
-    weight = torch.histc(times(1_000_000, generator=generator), 400, 0, 1) / 1_000_000
-    integral = (weight * by_time).sum().item()
-    print(f"{name:22s} floor {floor:.0f}, by integration {integral:.0f}")
+
+
+def logit_normal_density(t, std):
+    z = torch.logit(t) / std
+    return torch.exp(-(z**2) / 2) / (std * math.sqrt(2 * math.pi) * t * (1 - t))
+
+
+# %%
+densities = torch.ones(400), logit_normal_density(grid, 1.0), logit_normal_density(grid, 0.5)
+for (name, times), density in zip(choices.items(), densities, strict=True):
+    floor = floor_of_batch(200_000, times)
+    integral = (density * by_time).mean().item()
+    print(f"{name:18s} floor {floor:.0f}, by integration {integral:.0f}")
     # 4000 points a time leave about 1 % of noise, the same in all times
     assert abs(floor - integral) < 0.03 * integral
 
 # %%
-u = torch.tensor([-1.0, 0.0, 2.0])
+z = torch.tensor([-1.0, 0.0, 2.0])
 draws = logit_normal_times(400_000, mean=0.5, std=2.0, generator=generator)
-below = torch.stack([(draws < torch.sigmoid(0.5 + 2 * v)).float().mean() for v in u])
-normal = 0.5 * (1 + torch.erf(u / math.sqrt(2)))
+below = torch.stack([(draws < torch.sigmoid(0.5 + 2 * v)).float().mean() for v in z])
+normal = 0.5 * (1 + torch.erf(z / math.sqrt(2)))
 print("share of draws below three quantiles:", [f"{b:.2f}" for b in below.tolist()])
 assert (below - normal).abs().max() < 0.004  # five standard errors of a share
 
@@ -545,19 +578,25 @@ for name, x in results.items():
     )
 
 # %% [markdown]
-# **Check 3.9.** On the linear path with data $\mathcal N(m,s^2I)$ the exact field is $m+a(t)\,(x-tm)$ with $a(t)=\bigl(ts^2-(1-t)\bigr)/\bigl(t^2s^2+(1-t)^2\bigr)$. So an Euler step moves the centre $tm$ without error and multiplies the distance from it by $1+h\,a(t)$. That predicts every row of the table. Without the first step the mean is $hm$ behind, and the other steps multiply this lag by the same product as the noise.
+# **Check 3.9.** On the linear path with data $\mathcal N(m,s^2I)$ the exact field is $m+a(t)\,(x-tm)$ with $a(t)=\bigl(ts^2-(1-t)\bigr)/\bigl(t^2s^2+(1-t)^2\bigr)$. It is linear in $x$. So each Euler step moves the mean by the field at the mean and multiplies the standard deviation by $1\pm h\,a(t)$: two numbers to follow, for right code and wrong. The right code carries the mean exactly to 10; without the first step it arrives at 9.
 
 
 # %%
-def shrinkage(times, h, s2=1.0):
-    slope = (times * s2 - (1 - times)) / (times**2 * s2 + (1 - times) ** 2)
-    return (1 + h * slope).prod().item()
+def predict(times, h, sign=1.0):
+    """Follow mean and standard deviation through the Euler steps, with m = 10 and s = 1."""
+    mean, std = 0.0, 1.0
+    for t in times.tolist():
+        slope = (t - (1 - t)) / (t**2 + (1 - t) ** 2)
+        mean, std = mean + sign * h * (10 + slope * (mean - 10 * t)), std * (1 + sign * h * slope)
+    return mean, std
 
 
 predictions = {
-    "right": (10.0, shrinkage(right, 0.1)),
-    "off by one": (10.0 - 0.1 * 10.0 * shrinkage(right[1:], 0.1), shrinkage(right[1:], 0.1)),
-    "two steps": (10.0, shrinkage(right[::5], 0.5)),
+    "right": predict(right, 0.1),
+    "off by one": predict(right[1:], 0.1),
+    "late grid": predict(torch.linspace(0, 1, 10), 0.1),
+    "wrong direction": predict(right, 0.1, sign=-1.0),
+    "two steps": predict(right[::5], 0.5),
 }
 
 # %%
@@ -567,8 +606,7 @@ for name, (mean, std) in predictions.items():
     tolerance = 5 * abs(std) / math.sqrt(len(x)) + 1e-4
     assert abs(x[:, 0].mean().item() - mean) < tolerance, (name, mean)
     assert abs(x[:, 1].std().item() - abs(std)) < tolerance, (name, std)
-assert results["wrong direction"][:, 0].mean() < 0
-assert results["late grid"][:, 0].mean() < 9.8
+print("right code arrives at", round(predictions["right"][0], 6))
 print("means and standard deviations are those predicted")
 
 # %% [markdown]
