@@ -334,7 +334,7 @@ assert apart > math.exp((1 + lipschitz) * end) * loss
 # %% [markdown]
 # Now the network beside the exact field, from the same noise and with the same solver. The bound would need the network's Lipschitz constant. Even the largest norm of its Jacobian that you meet on the way makes $e^{2L}$ astronomical, so the bound is of no use as a number. What you can measure is the ratio of its two honest parts: the squared distance of the ends, and the loss along the way.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 with torch.no_grad():
     learned_end = solve(ema.network, start, times, heun).last
     exact_way = solve(exact, start, times, heun).states
@@ -342,6 +342,8 @@ with torch.no_grad():
         (ema.network(x, t) - exact(x, t)).square().sum(dim=1).mean().item()
         for t, x in zip(times[:, None].expand(-1, len(start)), exact_way, strict=True)
     ]
+
+# %% tags=["nbval-ignore-output"]
 ratio = (learned_end - exact_way[-1]).square().sum(dim=1).mean().item()
 ratio /= end * sum(mismatch) / len(mismatch)
 print(f"squared distance of the ends / loss along the way: {ratio:.1f}")
@@ -591,6 +593,7 @@ def predict(times, h, sign=1.0):
     return mean, std
 
 
+# %%
 predictions = {
     "right": predict(right, 0.1),
     "off by one": predict(right[1:], 0.1),
