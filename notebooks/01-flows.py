@@ -422,7 +422,9 @@ record("sign_damage", round(wrong.item(), 2))
 #
 # Exactly, $\nabla\cdot v=\operatorname{tr}J$ costs one backward pass for each dimension. Hutchinson's estimate $\varepsilon^{\top}J\varepsilon$ costs one in all. It has the right mean for any probe with mean 0 and covariance $I$, and the variance
 #
-# $$\tfrac12\sum_{i\ne j}(J_{ij}+J_{ji})^2\ \text{ for entries }\pm1,\qquad 2\,\lVert\operatorname{sym}J\rVert_F^2\ \text{ for Gaussian entries},\quad \operatorname{sym}J=\tfrac12(J+J^{\top}).$$
+# $$\tfrac12\sum_{i\ne j}(J_{ij}+J_{ji})^2\ \text{ for entries }\pm1,\qquad 2\,\lVert\operatorname{sym}J\rVert_F^2\ \text{ for Gaussian entries}$$
+#
+# with $\operatorname{sym}J=\tfrac12(J+J^{\top})$.
 #
 # **Check 1.10** (bias and variance). A random network in 16 dimensions with a gentle pull to the middle, $-x/20$, as flows that gather data have. At one point, you draw 100,000 probes of each kind. The Jacobian that enters the formulas comes from `torch.autograd.functional.jacobian`. Means must agree within three standard errors, variances within 3 %: the relative standard error of a variance from $n$ draws is about $\sqrt{2/n}=0.4\,\%$, and a few times that for heavier tails.
 

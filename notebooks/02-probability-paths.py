@@ -328,7 +328,7 @@ print(f"kinetic energy: plain {energy[0]:.0f}, spinning {energy[1]:.0f}")
 # %% [markdown]
 # ## The marginal path and its velocity
 #
-# $$p_t(x)=\mathbb E_{x_1}\bigl[p_t(x\mid x_1)\bigr],\qquad v_t(x)=\frac{\mathbb E_{x_1}\bigl[u_t(x\mid x_1)\,p_t(x\mid x_1)\bigr]}{p_t(x)}=\mathbb E\bigl[u_t(x_t\mid x_1)\mid x_t=x\bigr].$$
+# $$p_t(x)=\mathbb E_{x_1}\bigl[p_t(x\mid x_1)\bigr],\qquad v_t(x)=\frac{\mathbb E_{x_1}\bigl[u_t(x\mid x_1)\,p_t(x\mid x_1)\bigr]}{p_t(x)}.$$
 #
 # **Check 2.6** (marginalisation). You draw 100,000 data points and form both averages at 24 places, then compare with `ExactField`. The same weights average the conditional scores. The errors are counted in standard errors (of a ratio, for the velocity and the score). Of 120 normal scores the largest is below 4.5 in all but one of about 1200 trials.
 
