@@ -1,5 +1,5 @@
 # The book's commands. `make help` lists them.
-# Another Python: make book PYTHON=python3.12
+# Another Python: make book PYTHON=python3.12 (remove .venv first)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -39,7 +39,7 @@ colab: .venv/test-ready
 lint: .venv/test-ready
 	@echo "== Checking style and format"
 	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
+	@$(BIN)/ruff format --check || { echo 'Run: $(BIN)/ruff format'; exit 1; }
 
 repository: .venv/book-ready
 	@$(BIN)/python $(TOOLS)/repository.py

@@ -69,6 +69,7 @@ def lipman(sigma_min: float) -> Schedule:
 
 
 LINEAR = lipman(0.0)
+"""Straight lines: α = t, σ = 1 − t."""
 
 COSINE = Schedule(
     name="cosine",
@@ -78,6 +79,7 @@ COSINE = Schedule(
     alpha_dot=lambda t: 0.5 * math.pi * torch.cos(0.5 * math.pi * t),
     sigma_dot=lambda t: -0.5 * math.pi * torch.sin(0.5 * math.pi * t),
 )
+"""A quarter of a circle: α = sin(πt/2), σ = cos(πt/2), so that α² + σ² = 1."""
 
 SQRT = Schedule(
     name="square-root",
@@ -87,6 +89,7 @@ SQRT = Schedule(
     sigma_dot=lambda t: -0.5 / torch.sqrt(1 - t),
     finite_at_one=False,
 )
+"""α = t, σ = √(1 − t), whose derivative diverges at t = 1. Chapter 2 says what that costs."""
 
 _BETA_MIN, _BETA_MAX = 0.1, 20.0
 

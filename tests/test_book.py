@@ -40,6 +40,11 @@ return {
   alts: shown.map(i => i.alt),
   launch: [...document.querySelectorAll('a[href*="colab"], a[href*="mybinder"]')].filter(
     a => !a.closest(".bd-article")).map(a => a.href),
+  cut_formulas: [...document.querySelectorAll("main .math, main mjx-container")].filter(
+    e => getComputedStyle(e).overflowX === "hidden"
+      && [...e.querySelectorAll("mjx-math")].some(
+        m => m.getBoundingClientRect().right > e.getBoundingClientRect().right + 2)
+  ).map(e => e.textContent.slice(0, 60)),
   width: document.scrollingElement.scrollWidth,
 };
 """
@@ -160,7 +165,9 @@ def test_page(browser, address, page):
         }
 
     assert look["width"] <= 1280
-    assert open_page(browser, url, width=390)["width"] <= 390
+    phone = open_page(browser, url, width=390)
+    assert phone["width"] <= 390
+    assert not phone["cut_formulas"], "formulas whose end a phone does not show"
     assert not [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
 
 

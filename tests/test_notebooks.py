@@ -79,7 +79,8 @@ def test_outputs_are_stored_without_errors(lab):
 
 @pytest.mark.parametrize("lab", LABS)
 def test_first_cell_installs_on_colab(lab):
-    assert code_cells(lab)[0].source.startswith(FIRST_CELL)
+    first = code_cells(lab)[0].source
+    assert first.startswith(FIRST_CELL), "start with the install cell; copy it from another lab"
 
 
 @pytest.mark.parametrize("lab", LABS)
@@ -87,7 +88,10 @@ def test_code_cells_are_short(lab):
     for cell in code_cells(lab):
         limit = 25 if "hide-input" in tags(cell) else 15
         lines = len(cell.source.splitlines())
-        assert lines <= limit, f"{lines} lines, at most {limit}:\n{cell.source}"
+        assert lines <= limit, (
+            f"{lines} lines, at most {limit}: split it, or tag a plotting cell hide-input:\n"
+            f"{cell.source}"
+        )
 
 
 @pytest.mark.parametrize("lab", LABS)

@@ -88,7 +88,10 @@ def test_building_the_site_needs_no_torch():
 )  # fmt: skip
 def test_files_name_the_one_repository(name, pattern):
     found = set(re.findall(pattern, read(name)))
-    assert found == {repository.stored_slug(ROOT)}, f"run `make repository`: {name} names {found}"
+    assert found == {repository.stored_slug(ROOT)}, (
+        f"{name} names {found or 'no repository'}: copy the install cell from another lab, "
+        "or run `make repository`"
+    )
 
 
 def test_readme_and_citation_name_the_site():
@@ -125,7 +128,17 @@ def test_versions_agree():
 def test_every_module_is_on_the_api_page():
     modules = {path.stem for path in (ROOT / "fmtutorial").glob("*.py")} - {"__init__"}
     shown = re.findall(r"autoapimodule:: fmtutorial\.(\w+)", read("book/api.md"))
-    assert sorted(shown) == sorted(modules)
+    assert sorted(shown) == sorted(modules), "book/api.md lacks a module, or has one too many"
+
+
+def test_every_chapter_is_on_both_maps():
+    for part in yaml.safe_load(read("_toc.yml"))["parts"][:1]:
+        for chapter in part["chapters"]:
+            assert f"({chapter['file']}.md)" in read("README.md"), "add a row to README.md"
+            name = chapter["file"].removeprefix("book/")
+            assert f"{{doc}}`{name}` |" in read("book/index.md"), (
+                "add a row to the map in the index"
+            )
 
 
 def test_importing_every_module_but_plotting_leaves_matplotlib_alone():

@@ -75,6 +75,14 @@ def link_type_aliases(app, env, node, contnode):
     return None
 
 
+def edit_the_script(app, pagename, templatename, context, doctree):
+    """Let a lab's edit button open the .py file: that is the one to edit."""
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if button.get("label") == "source-edit-button":
+                button["url"] = button["url"].replace(".ipynb", ".py")
+
+
 def allow_underscores(app, exception):
     """Tell GitHub Pages to serve the site as it is, _static/ included."""
     Path(app.outdir, ".nojekyll").touch()
@@ -88,5 +96,6 @@ def setup(app):
     app.connect("builder-inited", keep_own_members, priority=600)  # after autoapi has read them
     app.connect("autodoc-process-docstring", read_as_plain_text, priority=400)  # before napoleon
     app.connect("missing-reference", link_type_aliases)
+    app.connect("html-page-context", edit_the_script, priority=900)  # after the theme's buttons
     app.connect("build-finished", allow_underscores)
     return {"parallel_read_safe": True}
