@@ -58,7 +58,8 @@ def test_requirement_is_pinned_inside_its_range(line, python):
 
 def test_environment_lists_what_the_project_needs():
     *conda, last = yaml.safe_load(read("environment.yml"))["dependencies"]
-    assert conda[0] == "python" + PYPROJECT["project"]["requires-python"]
+    # the same floor; the ceiling is the newest Python for which constraints.txt has a torch wheel
+    assert conda[0].split(",")[0] == "python" + PYPROJECT["project"]["requires-python"]
     options = [entry for entry in last["pip"] if entry.startswith("-")]
     assert options == ["-c constraints.txt", "-e ."]
     names = {canonicalize_name(entry) for entry in last["pip"] if not entry.startswith("-")}
