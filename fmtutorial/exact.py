@@ -92,7 +92,7 @@ class ExactField:
         return s.alpha(time), s.sigma(time), s.alpha_dot(time), s.sigma_dot(time)
 
     def _observe(self, x: Tensor, t: Tensor) -> Observation:
-        check_times(t, what="a path")
+        check_times(t, "a path")
         time = expand_time(t, x).reshape(-1, 1)
         s = self.path.schedule
         return self._mixture.observe(x, s.alpha(time), s.sigma(time))

@@ -59,31 +59,24 @@ def _check_time_type(t: Tensor) -> None:
         raise TypeError(f"t is of type {kind}; pass a floating-point tensor of shape (B,)")
 
 
-def check_times(
-    t: Tensor,
-    interval: tuple[float, float] = (0.0, 1.0),
-    *,
-    open_start: bool = False,
-    open_end: bool = False,
-    what: str = "this function",
-) -> None:
-    """Raise unless every entry of t is a number inside the interval.
+def check_times(t: Tensor, what: str, open_end: bool = False) -> None:
+    """Raise unless every entry of t is a number in [0, 1], or in [0, 1) with ``open_end``.
+
+    Args:
+        t: times, any shape.
+        what: what is defined there, for the message.
+        open_end: whether t = 1 is outside.
 
     Raises:
         TypeError: t is not a floating-point tensor.
         ValueError: an entry is NaN or outside the interval.
     """
     _check_time_type(t)
-    start, end = interval
-    above = t > start if open_start else t >= start
-    below = t < end if open_end else t <= end
-    inside = above & below
+    inside = (t >= 0) & (t < 1 if open_end else t <= 1)
     if not bool(inside.all()):
         wrong = t[~inside].flatten()[0].item()
-        left, right = "(" if open_start else "[", ")" if open_end else "]"
-        raise ValueError(
-            f"t = {wrong} is outside {left}{start:g}, {end:g}{right}, where {what} is defined"
-        )
+        interval = "[0, 1)" if open_end else "[0, 1]"
+        raise ValueError(f"t = {wrong} is outside {interval}, where {what} is defined")
 
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Schedule:
     def check_velocity_times(self, t: Tensor) -> None:
         """Raise unless the schedule has derivatives at every entry of t."""
         what = f"the velocity of the {self.name} schedule"
-        check_times(t, open_end=not self.finite_at_one, what=what)
+        check_times(t, what, open_end=not self.finite_at_one)
 
     def __repr__(self) -> str:
         return f"Schedule({self.name})"
@@ -194,7 +194,7 @@ class AffinePath:
             ValueError: shapes differ, or t lies outside the interval.
         """
         check_same_shape(x, x1, "x, x1")
-        check_times(t, what="a path")
+        check_times(t, "a path")
         time, s = expand_time(t, x), self.schedule
         sigma = _nonzero(s.sigma(time), "sigma", "the conditional score", t)
         return -(x - s.alpha(time) * x1) / sigma**2
@@ -225,7 +225,7 @@ class AffinePath:
             if name not in QUANTITIES:
                 raise ValueError(f'unknown quantity "{name}"; choose from {", ".join(QUANTITIES)}')
         check_same_shape(value, x, "value, x")
-        check_times(t, what="a path")
+        check_times(t, "a path")
         time, s = expand_time(t, x), self.schedule
         if given == want:
             return value
