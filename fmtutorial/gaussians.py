@@ -92,14 +92,7 @@ class GaussianMixture:
                 f"{tuple(self.means.shape)} pass variances ({components},) or matrices "
                 f"({components}, {size}, {size})"
             )
-        matrices = self.covariances.ndim == 3
-        if matrices and not torch.allclose(self.covariances, self.covariances.mT):
-            raise ValueError("a covariance matrix is not symmetric")
-        eigenvalues = torch.linalg.eigvalsh(self.covariances) if matrices else self.covariances
-        smallest = eigenvalues.min().item()
-        # rounding may leave a zero eigenvalue slightly negative; _eigen clamps it
-        if not smallest >= -1e-6 * eigenvalues.abs().max().item():
-            raise ValueError(f"a covariance has the negative eigenvalue {smallest:g}")
+        _ = self._eigen  # validates the covariances
         if self.weights is not None:
             if self.weights.shape != (components,):
                 raise ValueError(
@@ -112,9 +105,17 @@ class GaussianMixture:
 
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor | None]:
+        """Eigenvalues, and eigenvectors as columns where the components are not isotropic."""
         if self.covariances.ndim == 1:
-            return self.covariances[:, None].clamp(min=0), None
-        values, vectors = torch.linalg.eigh(self.covariances)
+            values, vectors = self.covariances[:, None], None
+        else:
+            if not torch.allclose(self.covariances, self.covariances.mT):
+                raise ValueError("a covariance matrix is not symmetric")
+            values, vectors = torch.linalg.eigh(self.covariances)
+        smallest = values.min().item()
+        # rounding may leave a zero eigenvalue slightly negative
+        if not smallest >= -1e-6 * values.abs().max().item():
+            raise ValueError(f"a covariance has the negative eigenvalue {smallest:g}")
         return values.clamp(min=0), vectors
 
     @cached_property

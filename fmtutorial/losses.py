@@ -46,14 +46,14 @@ def uniform_times(n: int, generator: Generator | None = None) -> Tensor:
 def logit_normal_times(
     n: int, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
-    """Draw t = 1 / (1 + exp(−u)) with u ~ N(mean, std²): more of the middle, less of the ends.
+    """Draw t = 1 / (1 + exp(−z)) with z ~ N(mean, std²): more of the middle, less of the ends.
 
     This minimises a reweighted loss: the density of t is the weight. The best field is the same.
 
     Args:
         n: how many.
-        mean: of u; above 0 moves times towards data.
-        std: of u; 1.75 is nearest to uniform (in relative entropy), smaller is narrower.
+        mean: of z; above 0 moves times towards data.
+        std: of z; 1.75 is nearest to uniform (in relative entropy), smaller is narrower.
         generator: source of randomness; times are on its device.
 
     Returns:
@@ -66,5 +66,5 @@ def logit_normal_times(
     """
     if not std > 0:
         raise ValueError(f"std is {std}; it must be positive")
-    u = mean + std * torch.randn(n, generator=generator, device=generator_device(generator))
-    return torch.sigmoid(u)
+    z = mean + std * torch.randn(n, generator=generator, device=generator_device(generator))
+    return torch.sigmoid(z)

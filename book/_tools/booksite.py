@@ -5,13 +5,14 @@ import hashlib
 import re
 from pathlib import Path
 
+import mathjax
 import nbformat
 import repository
 from docutils import nodes
 from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
-MATHJAX_CDN = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"
+MATHJAX_CDN = f"https://cdn.jsdelivr.net/npm/mathjax@{mathjax.VERSION}/es5/tex-chtml.js"
 
 
 def follow_repository(app, config):
