@@ -1,4 +1,8 @@
-"""What every lab needs and no chapter is about: its device, and numbers for the book's prose."""
+"""What every lab needs and no chapter is about: its device, recorded numbers, stored results."""
+
+import json
+from importlib import resources
+from typing import Any
 
 import torch
 
@@ -26,3 +30,19 @@ def record(name: str, value: str | float) -> None:
         raw=True,
         metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
     )
+
+
+def stored_results(name: str) -> dict[str, Any]:
+    """Read the results of an experiment that is too long for a lab.
+
+    Args:
+        name: of a script in ``tests/benchmarks``, which wrote them.
+
+    Returns:
+        The results, with seeds, seconds, versions and hardware under "provenance".
+
+    Raises:
+        FileNotFoundError: there are no results of that name.
+    """
+    file = resources.files("fmtutorial") / "results" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))

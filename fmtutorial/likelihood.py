@@ -5,7 +5,8 @@ from torch import Generator, Tensor
 
 from fmtutorial.fields import VelocityField, check_same_shape, check_state, expand_time
 from fmtutorial.gaussians import Gaussian, GaussianMixture
-from fmtutorial.solvers import Step, check_grid, rk4, solve
+from fmtutorial.solvers import check_grid, rk4, solve
+from fmtutorial.steps import Step
 
 METHODS = ("exact", "hutchinson")
 

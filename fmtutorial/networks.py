@@ -80,3 +80,37 @@ class MLP(nn.Module):
                 )
             features.append(nn.functional.one_hot(label, self.labels).to(x))
         return self.body(torch.cat(features, dim=1)).reshape(x.shape)
+
+
+class MeanFlowMLP(nn.Module):
+    """An ``MLP`` for mean velocities u(x, start, end); the end enters as one more coordinate.
+
+    Args:
+        event_shape: shape of one sample.
+        width: units of a hidden layer.
+        depth: number of hidden layers.
+        frequencies: number of sine-cosine pairs of the start.
+
+    Chapter 6.
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...] = (2,),
+        width: int = 256,
+        depth: int = 3,
+        frequencies: int = 4,
+    ) -> None:
+        super().__init__()
+        self.body = MLP((math.prod(event_shape) + 1,), width, depth, frequencies)
+
+    def forward(self, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Return u at x for start and end of shape (B,); shaped like x.
+
+        Raises:
+            TypeError: an argument is not a floating-point tensor.
+            ValueError: a wrong shape.
+        """
+        expand_time(end, x)
+        state = torch.cat([x.reshape(len(x), -1), end[:, None]], dim=1)
+        return self.body(state, start)[:, :-1].reshape(x.shape)

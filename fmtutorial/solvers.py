@@ -1,64 +1,35 @@
-"""Fixed-step solvers for dx/dt = v(x, t): one small function a method, one loop for all."""
-
-from collections.abc import Callable
-from typing import NamedTuple
+"""Solvers for dx/dt = v(x, t): fixed steps, adaptive steps, and the exponential DPM-Solver."""
 
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField, check_same_shape, check_state
+from fmtutorial.adaptive import solve_adaptive
+from fmtutorial.fields import VelocityField, check_state, check_times
+from fmtutorial.paths import AffinePath
+from fmtutorial.steps import (
+    CountedField,
+    ScalarTimeField,
+    Solution,
+    Step,
+    euler,
+    heun,
+    midpoint,
+    rk4,
+)
 
-ScalarTimeField = Callable[[Tensor, Tensor], Tensor]
-"""A field as a step sees it: v(x, t) with x of shape (B, *event) and one time of shape ()."""
-
-Step = Callable[[ScalarTimeField, Tensor, Tensor, Tensor], Tensor]
-"""step(v, x, t, h) → x at t + h; h may be negative."""
-
-
-def euler(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-    """Follow the tangent: x + h v(x, t). Order 1, one evaluation a step."""
-    return x + h * v(x, t)
-
-
-def midpoint(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-    """Follow the velocity found half a step ahead. Order 2, two evaluations a step."""
-    return x + h * v(x + h / 2 * v(x, t), t + h / 2)
-
-
-def heun(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-    """Average the velocities at both ends of an Euler step. Order 2, two evaluations a step."""
-    first = v(x, t)
-    second = v(x + h * first, t + h)
-    return x + h / 2 * (first + second)
-
-
-def rk4(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-    """Take the classical Runge-Kutta step. Order 4, four evaluations a step.
-
-    Source: Kutta 1901; Hairer, Nørsett and Wanner 1993, Table II.1.2.
-    """
-    k1 = v(x, t)
-    k2 = v(x + h / 2 * k1, t + h / 2)
-    k3 = v(x + h / 2 * k2, t + h / 2)
-    k4 = v(x + h * k3, t + h)
-    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-
-
-class Solution(NamedTuple):
-    """States on the grid of times.
-
-    ``states`` has shape (T, B, *event) and ``times`` shape (T,); ``evaluations`` counts the
-    calls of the field, each on the whole batch.
-    """
-
-    times: Tensor
-    states: Tensor
-    evaluations: int
-
-    @property
-    def last(self) -> Tensor:
-        """State at the last time of the grid, shape (B, *event)."""
-        return self.states[-1]
+__all__ = [
+    "ScalarTimeField",
+    "Solution",
+    "Step",
+    "check_grid",
+    "dpm_solver",
+    "euler",
+    "heun",
+    "midpoint",
+    "rk4",
+    "solve",
+    "solve_adaptive",
+]
 
 
 def solve(field: VelocityField, x: Tensor, times: Tensor, step: Step = euler) -> Solution:
@@ -89,16 +60,7 @@ def solve(field: VelocityField, x: Tensor, times: Tensor, step: Step = euler) ->
     times = check_grid(times).to(x)
     if not callable(step):
         raise TypeError(f"step is {step!r}; pass a function such as fmtutorial.solvers.heun")
-    evaluations = 0
-
-    def counted(state: Tensor, t: Tensor) -> Tensor:
-        nonlocal evaluations
-        evaluations += 1
-        velocity = field(state, t.expand(len(state)))
-        check_same_shape(velocity, state, "v, x")
-        return velocity
-
-    states = [x]
+    counted, states = CountedField(field), [x]
     for i, (t, end) in enumerate(zip(times[:-1], times[1:], strict=True)):
         x = step(counted, x, t, end - t)
         if not bool(torch.isfinite(x).all()):
@@ -107,7 +69,55 @@ def solve(field: VelocityField, x: Tensor, times: Tensor, step: Step = euler) ->
                 f"t = {t:g} to {end:g}: take smaller steps or stop before a singular end"
             )
         states.append(x)
-    return Solution(times, torch.stack(states), evaluations)
+    return Solution(times, torch.stack(states), counted.evaluations)
+
+
+def dpm_solver(field: VelocityField, x: Tensor, times: Tensor, path: AffinePath) -> Solution:
+    """Integrate from noise to data, treating the linear part of the field exactly.
+
+    DPM-Solver++(2M). With D the data prediction of the field and ℓ = log(α/σ), the solution obeys
+    x_t = (σ_t/σ_s) x_s + σ_t ∫ e^ℓ D dℓ. The integral is exact for constant D; the last two
+    values of D give second order for one evaluation a step. Steps that touch an end of infinite
+    ℓ, and the first, are of first order. A point mass of data is reached exactly in any number
+    of steps.
+
+    Args:
+        field: v(x, t), the velocity of this path.
+        x: states at times[0], shape (B, *event).
+        times: shape (T,), increasing in [0, 1]; the velocity is not evaluated at times[-1].
+        path: of the field.
+
+    Returns:
+        The states at all times, and the number of evaluations, T − 1.
+
+    Raises:
+        TypeError: x or times are not floating-point tensors.
+        ValueError: the grid is not increasing in [0, 1], or the field returns another shape.
+        FloatingPointError: a state is not finite.
+
+    Source: Lu et al. 2022, DPM-Solver++, Algorithm 2. Chapter 5.
+    """
+    check_state(x)
+    times = check_grid(times).to(x)
+    check_times(times, "a path")
+    if times[0] > times[-1]:
+        raise ValueError("times must increase: DPM-Solver++ goes from noise to data")
+    alpha, sigma = path.schedule.alpha(times), path.schedule.sigma(times)
+    log_snr = torch.log(alpha / sigma)
+    counted, states, previous = CountedField(field), [x], None
+    for i, t in enumerate(times[:-1]):
+        data = path.convert(counted(x, t), x, t.expand(len(x)), "velocity", "data")
+        ahead = data
+        if 0 < i and bool(torch.isfinite(log_snr[i - 1 : i + 2]).all()):
+            ratio = (log_snr[i + 1] - log_snr[i]) / (log_snr[i] - log_snr[i - 1])
+            ahead = data + ratio / 2 * (data - previous)
+        shrink = sigma[i + 1] / sigma[i]
+        x = shrink * x + (alpha[i + 1] - shrink * alpha[i]) * ahead
+        states.append(x)
+        previous = data
+    if not bool(torch.isfinite(x).all()):
+        raise FloatingPointError("the last state is not finite: look at the field and the grid")
+    return Solution(times, torch.stack(states), counted.evaluations)
 
 
 def check_grid(times: Tensor) -> Tensor:

@@ -1,0 +1,136 @@
+"""Straight flows: pairs from a model, straightness, distillation, and mean velocities."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fmtutorial.fields import VelocityField, check_same_shape, check_times, expand_time
+from fmtutorial.paths import AffinePath
+from fmtutorial.solvers import heun, solve
+from fmtutorial.steps import Solution, Step
+
+MeanVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""u(x, start, end): the mean velocity from start to end of the solution that is at x at start."""
+
+
+@torch.no_grad()
+def model_pairs(
+    field: VelocityField, x0: Tensor, times: Tensor, step: Step = heun
+) -> tuple[Tensor, Tensor]:
+    """Return the noise and where the flow takes it: the coupling for the next round of ReFlow.
+
+    Args:
+        field: v(x, t).
+        x0: noise, shape (B, *event).
+        times: shape (T,), from the time of the noise to that of the data.
+        step: a step of ``fmtutorial.solvers``.
+
+    Returns:
+        x0, and the model's sample in each row; without gradients.
+
+    Raises:
+        TypeError: x0 or times are not floating-point tensors.
+        ValueError: the grid is not monotone, or the field returns another shape than x0.
+        FloatingPointError: a state is not finite.
+
+    Source: Liu et al. 2023, Algorithm 1. Chapter 6.
+    """
+    return x0, solve(field, x0, times, step).last
+
+
+def path_energy(solution: Solution) -> float:
+    """Return E ∫ ‖dx/dt‖² dt of the polygons through the states, averaged over the batch.
+
+    For t from 0 to 1 it is at least the mean of ‖x₁ − x₀‖², with equality for straight lines at
+    constant speed. In the squared unit of x per unit of time.
+
+    Source: Tong et al. 2024, Sec. 5.1. Chapter 4.
+    """
+    gaps = solution.times.diff().abs()
+    moves = solution.states.diff(dim=0)
+    return (moves.reshape(*moves.shape[:2], -1).square().sum(dim=2).mean(dim=1) / gaps).sum().item()
+
+
+def straightness(solution: Solution) -> float:
+    """Return E ∫ ‖(x_T − x_0)/T − dx/dt‖² dt of the polygons through the states, T the time taken.
+
+    Zero for straight lines at constant speed; else the part of the ``path_energy`` beyond that of
+    the straight lines between the same ends. Liu et al. call it S; smaller is straighter.
+
+    Source: Liu et al. 2023, Sec. 2.2. Chapters 4 and 6.
+    """
+    x, times = solution.states, solution.times
+    fraction = expand_time((times - times[0]) / (times[-1] - times[0]), x)
+    bends = x - torch.lerp(x[:1], x[-1:], fraction)
+    return path_energy(Solution(times, bends, solution.evaluations))
+
+
+def distillation_loss(field: VelocityField, x0: Tensor, x1: Tensor) -> Tensor:
+    """Return the mean over b of ‖x₀ + v(x₀, 0) − x₁‖²: one Euler step should end at x₁.
+
+    Args:
+        field: v(x, t); only t = 0 is used.
+        x0: noise, shape (B, *event).
+        x1: where a model takes that noise, shape of x0.
+
+    Returns:
+        Shape ().
+
+    Raises:
+        TypeError: not floating-point tensors.
+        ValueError: shapes differ.
+
+    Source: Liu et al. 2023, Sec. 2.2. Chapter 6.
+    """
+    check_same_shape(x0, x1, "x0, x1")
+    velocity = field(x0, x0.new_zeros(len(x0)))
+    check_same_shape(velocity, x0, "v, x0")
+    return (x0 + velocity - x1).square().reshape(len(x0), -1).sum(dim=1).mean()
+
+
+def mean_flow_loss(
+    mean_velocity: MeanVelocity,
+    path: AffinePath,
+    x0: Tensor,
+    x1: Tensor,
+    start: Tensor,
+    end: Tensor,
+) -> Tensor:
+    """Return the MeanFlow loss, which trains a one-step sampler without a teacher.
+
+    The mean velocity u obeys u = v + (end − start) du/dstart, with the derivative along the flow.
+    The right-hand side, with the conditional velocity for v and no gradients, is the target of a
+    regression. For end = start it is flow matching. Sample with x₀ + u(x₀, 0, 1).
+
+    Args:
+        mean_velocity: u(x, start, end), differentiable by ``torch.func``.
+        path: gives x at time start and its velocity.
+        x0: noise, shape (B, *event).
+        x1: data, shape of x0.
+        start: times of the states, shape (B,), in the interval of the path's velocity.
+        end: shape (B,), not below start.
+
+    Returns:
+        Shape ().
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: shapes differ, or a time lies outside the interval or above its end.
+
+    Source: Geng et al. 2025, Eq. 6 to 11, with time reversed. Chapter 6.
+    """
+    check_times(end, "a path")
+    if not bool((start <= end).all()):
+        raise ValueError("a start lies after its end; swap them with torch.minimum, torch.maximum")
+    sample = path.sample(x0, x1, start)
+    point = (sample.x_t, start, end)
+    along = (sample.velocity, torch.ones_like(start), torch.zeros_like(end))
+    with warnings.catch_warnings():
+        # PyTorch warns of its own use of torch.jit when it loads its rules for forward mode
+        warnings.simplefilter("ignore", FutureWarning)
+        u, rate = torch.func.jvp(mean_velocity, point, along)
+    check_same_shape(u, x0, "u, x0")
+    target = (sample.velocity + expand_time(end - start, x0) * rate).detach()
+    return (u - target).square().reshape(len(x0), -1).sum(dim=1).mean()

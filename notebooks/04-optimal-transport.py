@@ -1,0 +1,14 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Lab: Optimal transport
+
+# %%
+# On Colab this cell installs the book's package; elsewhere it does nothing.
+import sys
