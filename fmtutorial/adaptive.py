@@ -118,7 +118,8 @@ def _first_step(
     small = 0.01 * _sizes(x, scale) / speed
     small = torch.where(small.isfinite() & (small > 1e-6), small, 1e-6).min().item()
     small = math.copysign(min(small, abs(t1 - t0)), t1 - t0)
-    change = counted(x + small * first, x.new_tensor(t0 + small)) - first
+    now = t1 if small == t1 - t0 else t0 + small
+    change = counted(x + small * first, x.new_tensor(now)) - first
     steepest = max(speed.max().item(), (_sizes(change, scale) / abs(small)).max().item(), 1e-10)
     return min(100 * abs(small), (0.01 / steepest) ** 0.2)
 

@@ -5,6 +5,7 @@ x0' is the partner of row b of x1. Only noise is moved, so that labels stay with
 every row is used once, so that both marginals of the batch are kept.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -93,12 +94,14 @@ def within_labels(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor) -> 
         A permutation of the rows of x0.
 
     Raises:
-        TypeError: not floating-point tensors.
+        TypeError: not floating-point tensors, or label not one of integers.
         ValueError: shapes differ.
 
     Source: Cheng and Schwing 2025, for discrete conditions. Chapter 4.
     """
     check_same_shape(x0, x1, "x0, x1")
+    if not isinstance(label, Tensor) or label.is_floating_point():
+        raise TypeError("label must be a tensor of integers; convert it with label.long()")
     if label.shape != x1.shape[:1]:
         raise ValueError(f"label has shape {tuple(label.shape)}; pass ({len(x1)},)")
     paired = torch.empty_like(x0)
@@ -139,6 +142,7 @@ def sinkhorn_kernel(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
         Shape (N, M), summing to 1.
 
     Raises:
+        TypeError: cost is not a floating-point tensor.
         ValueError: a parameter is not positive, or cost is not a matrix.
         FloatingPointError: a row or column of the kernel underflows to zero.
 
@@ -151,7 +155,7 @@ def sinkhorn_kernel(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
     for _ in range(iterations):
         left = 1 / (len(cost) * (kernel @ right))
         right = columns / (kernel.T @ left)
-        if not bool(torch.isfinite(right).all()):
+        if not bool(torch.isfinite(torch.cat([left, right])).all()):
             raise FloatingPointError(
                 f"exp(−cost/ε) underflows: ε = {epsilon:g} and costs go up to {cost.max():g}; "
                 "use sinkhorn_log, or an ε that is larger relative to the cost"
@@ -173,13 +177,14 @@ def sinkhorn_log(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
         Shape (N, M), summing to 1.
 
     Raises:
+        TypeError: cost is not a floating-point tensor.
         ValueError: a parameter is not positive, or cost is not a matrix.
 
     Source: Peyré and Cuturi 2019, Sec. 4.4. Chapter 4.
     """
     _check_sinkhorn(cost, epsilon, iterations)
     scaled = cost / epsilon
-    log_row, log_column = -torch.tensor([float(n) for n in cost.shape]).log().to(cost)
+    log_row, log_column = (-math.log(n) for n in cost.shape)
     g = torch.zeros_like(scaled[0])
     for _ in range(iterations):
         f = log_row - torch.logsumexp(g - scaled, dim=1)
@@ -190,6 +195,8 @@ def sinkhorn_log(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
 def _check_sinkhorn(cost: Tensor, epsilon: float, iterations: int) -> None:
     if not epsilon > 0 or iterations < 1:
         raise ValueError(f"epsilon={epsilon} and iterations={iterations} must be positive")
+    if not isinstance(cost, Tensor) or not cost.is_floating_point():
+        raise TypeError("cost must be a floating-point tensor, e.g. of squared_distances")
     if cost.ndim != 2:
         raise ValueError(f"cost has shape {tuple(cost.shape)}; pass a matrix (N, M)")
 

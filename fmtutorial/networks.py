@@ -58,11 +58,7 @@ class MLP(nn.Module):
                 where one does.
         """
         expand_time(t, x)
-        if x.shape[1:] != self.event_shape:
-            raise ValueError(
-                f"x has event shape {tuple(x.shape[1:])}; "
-                f"the network was built for {tuple(self.event_shape)}"
-            )
+        _check_event(x, self.event_shape)
         time = t[:, None]
         angle = time * self.angles
         features = [x.reshape(len(x), -1), time, angle.sin(), angle.cos()]
@@ -102,6 +98,7 @@ class MeanFlowMLP(nn.Module):
         frequencies: int = 4,
     ) -> None:
         super().__init__()
+        self.event_shape = torch.Size(event_shape)
         self.body = MLP((math.prod(event_shape) + 1,), width, depth, frequencies)
 
     def forward(self, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -112,5 +109,14 @@ class MeanFlowMLP(nn.Module):
             ValueError: a wrong shape.
         """
         expand_time(end, x)
+        _check_event(x, self.event_shape)
         state = torch.cat([x.reshape(len(x), -1), end[:, None]], dim=1)
         return self.body(state, start)[:, :-1].reshape(x.shape)
+
+
+def _check_event(x: Tensor, event_shape: torch.Size) -> None:
+    if x.shape[1:] != event_shape:
+        raise ValueError(
+            f"x has event shape {tuple(x.shape[1:])}; "
+            f"the network was built for {tuple(event_shape)}"
+        )

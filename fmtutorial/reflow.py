@@ -121,16 +121,16 @@ def mean_flow_loss(
 
     Source: Geng et al. 2025, Eq. 6 to 11, with time reversed. Chapter 6.
     """
-    check_times(end, "a path")
-    if not bool((start <= end).all()):
-        raise ValueError("a start lies after its end; swap them with torch.minimum, torch.maximum")
     sample = path.sample(x0, x1, start)
-    point = (sample.x_t, start, end)
-    along = (sample.velocity, torch.ones_like(start), torch.zeros_like(end))
+    check_times(end, "a path")
+    length = expand_time(end, x0) - expand_time(start, x0)
+    if not bool((length >= 0).all()):
+        raise ValueError("a start lies after its end; swap them with torch.minimum, torch.maximum")
+    point, along = (sample.x_t, start), (sample.velocity, torch.ones_like(start))
     with warnings.catch_warnings():
         # PyTorch warns of its own use of torch.jit when it loads its rules for forward mode
         warnings.simplefilter("ignore", FutureWarning)
-        u, rate = torch.func.jvp(mean_velocity, point, along)
+        u, rate = torch.func.jvp(lambda x, s: mean_velocity(x, s, end), point, along)
     check_same_shape(u, x0, "u, x0")
-    target = (sample.velocity + expand_time(end - start, x0) * rate).detach()
+    target = (sample.velocity + length * rate).detach()
     return (u - target).square().reshape(len(x0), -1).sum(dim=1).mean()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmtutorial.labs import default_device, record
+from fmtutorial.labs import default_device, record, stored_results
 
 
 @pytest.mark.parametrize("available, kind", [(True, "cuda"), (False, "cpu")])
@@ -26,3 +26,20 @@ def test_record_stores_a_value_under_its_name_and_shows_nothing(monkeypatch, val
     assert options["metadata"] == {
         "scrapbook": {"name": "error", "mime_prefix": "application/papermill.record/"}
     }
+
+
+def test_stored_results_come_from_the_package(monkeypatch, tmp_path):
+    """From results/NAME.json of the installed package, wherever that is; in UTF-8."""
+    folder = tmp_path / "fmtutorial" / "results"
+    folder.mkdir(parents=True)
+    text = '{"W₂": [1.5, 2], "provenance": {"seeds": [0, 1, 2]}}'
+    (folder / "some-name.json").write_bytes(text.encode())
+    monkeypatch.setattr("fmtutorial.labs.resources.files", lambda package: tmp_path / package)
+    assert stored_results("some-name") == {"W₂": [1.5, 2], "provenance": {"seeds": [0, 1, 2]}}
+    with pytest.raises(FileNotFoundError, match="other-name.json"):
+        stored_results("other-name")
+
+
+def test_results_of_no_experiment_are_not_found():
+    with pytest.raises(FileNotFoundError, match="no-such-experiment.json"):
+        stored_results("no-such-experiment")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fmtutorial.networks import MLP
+from fmtutorial.networks import MLP, MeanFlowMLP
 
 
 def network(event=(2,), **options):
@@ -114,3 +114,98 @@ def test_time_features_do_not_repeat_within_the_interval():
     net = MLP(frequencies=4)
     assert "angles" in dict(net.named_buffers()) and "angles" in net.state_dict()
     torch.testing.assert_close(net.angles, math.pi * torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+
+END = torch.tensor([0.9, 0.6, 1.0], dtype=torch.float64)
+
+
+def mean_flow_network(event=(2,), **options):
+    torch.manual_seed(0)
+    return MeanFlowMLP(event, width=16, depth=2, **options).double()
+
+
+def test_mean_velocity_has_the_shape_of_the_state(event, generator):
+    x, start = batch(event, generator)
+    u = mean_flow_network(event)(x, start, END)
+    assert u.shape == x.shape and u.dtype == x.dtype
+    with torch.no_grad():
+        alone = mean_flow_network(event)(x[:1], start[:1], END[:1])
+    torch.testing.assert_close(alone, u[:1].detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_place_start_and_end_matter_each_in_its_own_way(event, generator):
+    """Each sample's output moves with its own state and times, and with no other's."""
+    net, (x, start) = mean_flow_network(event), batch(event, generator)
+    u = net(x, start, END)
+    for j in range(3):
+        others = [i for i in range(3) if i != j]
+        results = []
+        for place in range(3):
+            inputs = [x.clone(), start.clone(), END.clone()]
+            inputs[place][j] -= 0.1
+            moved = net(*inputs)
+            # rounding would leave 1e-15
+            assert (moved[j] - u[j]).abs().max() > 1e-5
+            torch.testing.assert_close(moved[others], u[others], rtol=1e-12, atol=1e-12)
+            results.append(moved[j])
+        # start and end are not one input: their difference alone would not tell
+        assert (results[1] - 2 * u[j] + results[2]).abs().max() > 1e-5
+
+
+def test_what_the_first_layer_of_a_mean_velocity_sees():
+    """x, the end, the start, and sin kπt, cos kπt of the start, known at 1/2 and 0."""
+    net = mean_flow_network(frequencies=2)
+    seen = []
+    net.body.body[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    x = torch.tensor([[5.0, 6.0], [7.0, 8.0]]).double()
+    net(x, torch.tensor([0.5, 0.0]).double(), torch.tensor([0.9, 0.25]).double())
+    expected = torch.tensor(
+        [[5, 6, 0.9, 0.5, 1, 0, 0, -1], [7, 8, 0.25, 0.0, 0, 0, 1, 1]], dtype=torch.float64
+    )
+    # the angles are kept in float32: π to 9e-8, twice over
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
+
+
+def test_size_of_a_mean_velocity_is_as_asked():
+    """An MLP of one coordinate more, which it drops: 2 + 1 + 1 + 2·5 → 7 → 7 → 3."""
+    count = sum(p.numel() for p in MeanFlowMLP((2,), width=7, depth=2, frequencies=5).parameters())
+    assert count == (14 * 7 + 7) + (7 * 7 + 7) + (7 * 3 + 3)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of PyTorch loading forward mode
+def test_mean_velocity_differentiates_forward_and_backward(generator):
+    """Its derivative along (w, 1, 0), as MeanFlow needs it, against central differences."""
+    net, (x, start) = mean_flow_network(), batch((2,), generator)
+    w = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    along = (w, torch.ones_like(start), torch.zeros_like(END))
+    _, rate = torch.func.jvp(net, (x, start, END), along)
+    h = 1e-5
+    differences = (net(x + h * w, start + h, END) - net(x - h * w, start - h, END)) / (2 * h)
+    # h² = 1e-10 times derivatives of sin 4πt of order 1e3, less its small weight
+    torch.testing.assert_close(rate, differences, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "shapes, match",
+    [
+        (((3, 3), (3,), (3,)), r"event shape \(3,\); the network was built for \(2,\)"),
+        (((3, 2, 1), (3,), (3,)), r"event shape \(2, 1\); the network was built for \(2,\)"),
+        (((3, 2), (3, 1), (3,)), r"t has shape \(3, 1\)"),
+        (((3, 2), (1,), (3,)), r"t has shape \(1,\)"),
+        (((3, 2), (3,), (3, 1)), r"t has shape \(3, 1\)"),
+        (((3, 2), (3,), (1,)), r"t has shape \(1,\)"),
+        (((3, 2), (3,), ()), r"t has shape \(\)"),
+    ],
+    ids=["event", "reshaped", "start column", "one start", "end column", "one end", "scalar end"],
+)
+def test_wrong_shapes_for_a_mean_velocity_are_refused(shapes, match):
+    with pytest.raises(ValueError, match=match):
+        mean_flow_network()(*(torch.zeros(shape).double() for shape in shapes))
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_mean_velocity_of_integers_is_refused(place, generator):
+    inputs = [*batch((2,), generator), END]
+    inputs[place] = inputs[place].long()
+    with pytest.raises(TypeError, match="torch.int64"):
+        mean_flow_network()(*inputs)

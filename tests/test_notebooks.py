@@ -7,7 +7,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
-import yaml
+from contents import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 LABS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
@@ -47,14 +47,7 @@ def test_there_are_labs():
 def test_every_notebook_has_a_script_and_a_place_in_the_contents():
     stems = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert stems == set(LABS), "run `make notebooks`, or remove the .ipynb without a .py"
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = {
-        section["file"]
-        for part in toc["parts"]
-        for chapter in part["chapters"]
-        for section in [chapter, *chapter.get("sections", [])]
-    }
-    missing = {f"notebooks/{lab}" for lab in LABS} - files
+    missing = {f"notebooks/{lab}" for lab in LABS} - set(pages())
     assert not missing, f"_toc.yml lacks {sorted(missing)}: the site would leave them out silently"
 
 
