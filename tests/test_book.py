@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import repository
-import yaml
+from contents import pages
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
@@ -59,14 +59,6 @@ document.querySelectorAll("details").forEach(d => d.open = true);
 const images = [...document.images].map(i => i.decode().catch(() => 0));
 Promise.all([window.MathJax?.startup?.promise, document.fonts.ready, ...images]).then(() => done());
 """
-
-
-def pages():
-    """List the pages of the table of contents."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
-    sections = [[chapter, *chapter.get("sections", [])] for chapter in chapters]
-    return [toc["root"], *(entry["file"] for group in sections for entry in group)]
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -1,5 +1,6 @@
 """Solvers against exact solutions, SciPy and torchdiffeq."""
 
+import functools
 import math
 
 import pytest
@@ -8,7 +9,11 @@ import torch
 import torchdiffeq
 from scipy.integrate import solve_ivp
 
-from fmtutorial.solvers import Solution, euler, heun, midpoint, rk4, solve
+from fmtutorial.distributions import GaussianMixture
+from fmtutorial.exact import ExactField
+from fmtutorial.log_snr import log_snr_grid
+from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath
+from fmtutorial.solvers import Solution, dpm_solver, euler, heun, midpoint, rk4, solve
 
 DOUBLE = torch.float64
 # order and evaluations a step
@@ -31,6 +36,44 @@ def test_error_falls_with_the_order(step, event, generator):
     x0 = 0.5 + torch.rand(3, *event, generator=generator, dtype=DOUBLE)
     truth = x0 / (1 + x0)
     errors = [(solve(falling, x0, grid(0, 1, n), step).last - truth).norm() for n in (40, 80)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(STEPS[step][0], abs=0.15)
+
+
+START = torch.tensor([[0.4, -1.1], [-0.7, 0.2]], dtype=DOUBLE)
+
+
+def exact_ring(schedule):
+    """Of the ring of eleven Gaussians in double precision."""
+    angles = torch.arange(11, dtype=DOUBLE) * (2 * math.pi / 11)
+    means = 10 * torch.stack([angles.cos(), angles.sin()], dim=1)
+    return ExactField(AffinePath(schedule), GaussianMixture(means, torch.ones(11, dtype=DOUBLE)))
+
+
+@functools.cache
+def ring_solution(schedule):
+    """SciPy's DOP853 at 1e-11, from START at t = 0.05 to 0.95."""
+    field = exact_ring(schedule)
+
+    def velocity(t, x):
+        x = torch.from_numpy(x).reshape(2, 2)
+        return field(x, torch.full((2,), t, dtype=DOUBLE)).flatten().numpy()
+
+    flat = START.flatten().numpy()
+    end = solve_ivp(velocity, (0.05, 0.95), flat, method="DOP853", rtol=1e-11, atol=1e-11)
+    return torch.from_numpy(end.y[:, -1]).reshape(2, 2)
+
+
+curved = pytest.mark.parametrize("schedule", [LINEAR, COSINE, VP, SQRT], ids=repr)
+
+
+@every_step
+@curved
+def test_order_on_the_exact_field_of_the_ring(step, schedule):
+    """Slope of log error over log step within 0.15 where paths bend, on several schedules."""
+    field, truth = exact_ring(schedule), ring_solution(schedule)
+    errors = [
+        (solve(field, START, grid(0.05, 0.95, n), step).last - truth).norm() for n in (70, 140)
+    ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(STEPS[step][0], abs=0.15)
 
 
@@ -212,3 +255,153 @@ def test_a_field_of_another_shape_is_refused():
     """With B = D the sum of shapes (B,) and (B, D) would be accepted and wrong."""
     with pytest.raises(ValueError, match=r"has shape \(3,\)"):
         solve(lambda x, t: t, torch.zeros(3, 3), torch.tensor([0.0, 1.0]))
+
+
+def point_mass(schedule, point):
+    """The velocity of a path to one point, from the formula of the conditional velocity."""
+
+    def field(x, t):
+        alpha, sigma, alpha_dot, sigma_dot = (
+            f(t).reshape(-1, *[1] * (x.ndim - 1))
+            for f in (schedule.alpha, schedule.sigma, schedule.alpha_dot, schedule.sigma_dot)
+        )
+        return alpha_dot * point + sigma_dot / sigma * (x - alpha * point)
+
+    return field
+
+
+@pytest.mark.parametrize("times", [[0.0, 1.0], [0.0, 0.6, 1.0], [0.1, 0.2, 0.5, 0.55, 0.9]])
+def test_dpm_solver_is_exact_for_a_point_mass(times, schedule, event, generator):
+    """In any number of steps, the ends of infinite log(α/σ) included: x_t = α c + σ x₀."""
+    x0 = torch.randn(3, *event, generator=generator, dtype=DOUBLE)
+    point = torch.randn(event, generator=generator, dtype=DOUBLE)
+    times = torch.tensor(times, dtype=DOUBLE)
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    start = alpha[0] * point + sigma[0] * x0
+    solution = dpm_solver(point_mass(schedule, point), start, times, AffinePath(schedule))
+    assert isinstance(solution, Solution) and torch.equal(solution.times, times)
+    assert solution.states.shape == (len(times), 3, *event)
+    for i, state in enumerate(solution.states):
+        # α̇σ − ασ̇ divides roundings, by 0.03 for VP at t = 0
+        torch.testing.assert_close(state, alpha[i] * point + sigma[i] * x0, rtol=0, atol=1e-12)
+
+
+@curved
+def test_dpm_solver_is_of_order_two_on_grids_of_log_snr(schedule):
+    field, path, truth = exact_ring(schedule), AffinePath(schedule), ring_solution(schedule)
+
+    def error(steps):
+        times = log_snr_grid(schedule, 0.05, 0.95, steps)
+        return (dpm_solver(field, START, times, path).last - truth).norm()
+
+    assert math.log2(error(70) / error(140)) == pytest.approx(2, abs=0.15)
+
+
+def ring_data(x, alpha, sigma):
+    """E[x₁ | x] for the ring by Bayes' rule: eleven modes of variance 1, added up one by one."""
+    total, mean = 0.0, torch.zeros(2, dtype=DOUBLE)
+    variance = alpha**2 + sigma**2
+    for k in range(11):
+        angle = 2 * math.pi * k / 11
+        mode = torch.tensor([10 * math.cos(angle), 10 * math.sin(angle)], dtype=DOUBLE)
+        offset = x - alpha * mode
+        weight = math.exp(-0.5 * (offset**2).sum().item() / variance)
+        total += weight
+        mean += weight * (mode + alpha / variance * offset)
+    return mean / total
+
+
+# log(α/σ) is infinite at both ends of linear: first order there and beside them
+@pytest.mark.parametrize(
+    "schedule, times, second",
+    [
+        (LINEAR, [0.1, 0.25, 0.45, 0.5, 0.8], [1, 2, 3]),
+        (COSINE, [0.1, 0.25, 0.45, 0.5, 0.8], [1, 2, 3]),
+        (VP, [0.0, 0.25, 0.45, 0.5, 0.8, 1.0], [1, 2, 3]),
+        (LINEAR, [0.0, 0.3, 0.4, 0.7, 0.9, 1.0], [2, 3]),
+    ],
+    ids=["linear", "cosine", "VP", "both ends"],
+)
+def test_dpm_solver_takes_the_steps_of_the_paper(schedule, times, second):
+    """Algorithm 2 of DPM-Solver++ in its notation, in Python's numbers, on an uneven grid.
+
+    λ = log(α/σ), h_i = λ_i − λ_{i−1}, r_i = h_{i−1}/h_i, D_i = (1 + 1/(2 r_i)) x_θ(t_{i−1})
+    − 1/(2 r_i) x_θ(t_{i−2}), x_i = (σ_i/σ_{i−1}) x_{i−1} − α_i (e^{−h_i} − 1) D_i.
+    """
+    alphas = [schedule.alpha(torch.tensor(t, dtype=DOUBLE)).item() for t in times]
+    sigmas = [schedule.sigma(torch.tensor(t, dtype=DOUBLE)).item() for t in times]
+
+    def ratio(i):
+        if alphas[i] == 0 or sigmas[i] == 0:
+            return -math.inf if alphas[i] == 0 else math.inf
+        return math.log(alphas[i] / sigmas[i])
+
+    x, predictions, states = START[0], [], [START[0]]
+    for i in range(1, len(times)):
+        predictions.append(ring_data(x, alphas[i - 1], sigmas[i - 1]))
+        h, d = ratio(i) - ratio(i - 1), predictions[-1]
+        if i - 1 in second:
+            r = (ratio(i - 1) - ratio(i - 2)) / h
+            d = (1 + 1 / (2 * r)) * predictions[-1] - 1 / (2 * r) * predictions[-2]
+        x = sigmas[i] / sigmas[i - 1] * x - alphas[i] * math.expm1(-h) * d
+        states.append(x)
+    ours = dpm_solver(
+        exact_ring(schedule),
+        START[:1],
+        torch.tensor(times, dtype=DOUBLE),
+        AffinePath(schedule),
+    )
+    torch.testing.assert_close(ours.states[:, 0], torch.stack(states), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_dpm_solver_evaluates_once_a_step_and_not_at_the_end(steps, generator):
+    seen = []
+
+    def field(x, t):
+        seen.append(t)
+        return x
+
+    x = torch.randn(3, 3, generator=generator)
+    times = torch.linspace(0, 1, steps + 1)
+    solution = dpm_solver(field, x, times, AffinePath(LINEAR))
+    assert solution.evaluations == len(seen) == steps
+    assert [t.tolist() for t in seen] == [[t] * 3 for t in times[:-1].tolist()]
+    assert solution.states.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "times, match",
+    [
+        ([0.9, 0.1], "times must increase: DPM-Solver"),
+        ([-0.1, 0.5], r"t = -0\.1.* is outside \[0, 1\]"),
+        ([0.5, 1.1], r"t = 1\.1.* is outside \[0, 1\]"),
+        ([0.1, 0.1], "strictly increasing"),
+        ([0.1], r"pass \(T,\) with T ≥ 2"),
+    ],
+    ids=range(5),
+)
+def test_dpm_solver_refuses_wrong_grids(times, match):
+    with pytest.raises(ValueError, match=match):
+        dpm_solver(falling, torch.zeros(3, 2), torch.tensor(times), AffinePath(LINEAR))
+
+
+def test_dpm_solver_refuses_wrong_states_and_fields():
+    path, times = AffinePath(LINEAR), torch.tensor([0.1, 0.5])
+    with pytest.raises(TypeError, match="x has dtype torch.int64"):
+        dpm_solver(falling, torch.tensor([0]), times, path)
+    with pytest.raises(ValueError, match=r"v has shape \(3,\)"):
+        dpm_solver(lambda x, t: t, torch.zeros(3, 3), times, path)
+    with pytest.raises(TypeError, match="times must be a floating-point tensor"):
+        dpm_solver(falling, torch.zeros(3, 2), [0.1, 0.5], path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_dpm_solver_stops_at_a_state_that_is_not_finite(value):
+    def field(x, t):
+        wrong = torch.zeros_like(x)
+        wrong[1, 0] = value if t[0] > 0.3 else 0.0
+        return wrong
+
+    with pytest.raises(FloatingPointError, match="the last state is not finite"):
+        dpm_solver(field, torch.zeros(3, 2), torch.linspace(0, 0.9, 4), AffinePath(LINEAR))
