@@ -364,6 +364,18 @@ def test_ddim_survives_rounding(dtype, schedule):
         assert last.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "schedule, t, end",
+    [(LINEAR, 0.00020236047566868365, 0.9375048279762268), (COSINE, 0.22180464863, 0.99969017505)],
+    ids=repr,
+)
+def test_ddim_survives_noise_that_rounds_above_the_whole(schedule, t, end):
+    """Long steps in float32 for which η²b² comes out above σ'², found by search."""
+    x, times = torch.ones(3, 2), torch.tensor([t, end])
+    last = solve(point_mass(schedule, 1.0), x, times, ddim(AffinePath(schedule), 1.0)).last
+    assert last.isfinite().all()
+
+
 def test_ddim_repeats_with_its_generator():
     exact, path = ExactField(AffinePath(COSINE), mixture()), AffinePath(COSINE)
     x, times = torch.randn(3, 2, generator=seeded(), dtype=DOUBLE), double([0.1, 0.5, 0.9])
