@@ -624,11 +624,11 @@ plotting.show(
     figure,
     "samplers",
     "Four panels, one for each sampler, with the same ring of eleven clusters. In all four some "
-    "neighbouring clusters run together, the same ones.",
+    "points lie between neighbouring clusters.",
 )
 
 # %% [markdown]
-# *Figure 7.4.* Four samplers, one network that was trained to predict noise. It is small and was trained for seconds: some modes run together, whichever way you sample.
+# *Figure 7.4.* Four samplers, one network that was trained to predict noise. It is small and was trained for seconds: points lie between the modes, whichever way you sample.
 #
 # ## DDIM and DDPM
 #

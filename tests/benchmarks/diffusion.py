@@ -1,6 +1,6 @@
 """Samplers at equal evaluations, two ways to train, and wrong fields with noise (chapter 7).
 
-python tests/benchmarks/diffusion.py, about fifteen minutes on one core.
+python tests/benchmarks/diffusion.py, about 25 minutes on one core.
 """
 
 import time
