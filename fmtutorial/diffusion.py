@@ -5,7 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.fields import VelocityField, check_same_shape, check_state, expand_time
+from fmtutorial.fields import (
+    VelocityField,
+    check_same_shape,
+    check_state,
+    check_times,
+    expand_time,
+)
 from fmtutorial.log_snr import half_log_snr, time_of
 from fmtutorial.paths import AffinePath, Schedule
 from fmtutorial.solvers import check_grid
@@ -96,7 +102,8 @@ def ddim(path: AffinePath, eta: float = 0.0, generator: Generator | None = None)
         generator: of ξ ~ N(0, I), on the device of the states.
 
     Raises:
-        ValueError: eta is outside [0, 1]; when called with eta > 0 and a negative step, too.
+        ValueError: eta is outside [0, 1]; the step, when it ends outside [0, 1], or when it is
+            negative and eta > 0.
 
     Source: Song, Meng and Ermon 2021, Eq. 12 and 16. Chapter 7.
     """
@@ -105,7 +112,8 @@ def ddim(path: AffinePath, eta: float = 0.0, generator: Generator | None = None)
     s = path.schedule
 
     def step(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        end = (t + h).clamp(0, 1)  # rounding may lead past an end, where σ is not defined
+        end = t + h
+        check_times(end, "a path")
         velocity, times = v(x, t), t.expand(len(x))
         data = path.convert(velocity, x, times, "velocity", "data")
         noise = path.convert(velocity, x, times, "velocity", "noise")
@@ -114,7 +122,7 @@ def ddim(path: AffinePath, eta: float = 0.0, generator: Generator | None = None)
         if not h > 0:
             raise ValueError("with eta > 0 times must increase: fresh noise cannot be undone")
         forward = s.sigma(t) ** 2 - (s.alpha(t) / s.alpha(end) * s.sigma(end)) ** 2
-        added = eta * s.sigma(end) / s.sigma(t) * forward.clamp(min=0).sqrt()
+        added = eta * s.sigma(end) / s.sigma(t) * forward.sqrt()
         kept = (s.sigma(end) ** 2 - added**2).clamp(min=0).sqrt()
         fresh = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return s.alpha(end) * data + kept * noise + added * fresh

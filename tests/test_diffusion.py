@@ -376,6 +376,12 @@ def test_ddim_survives_noise_that_rounds_above_the_whole(schedule, t, end):
     assert last.isfinite().all()
 
 
+def test_ddim_does_not_step_past_the_data():
+    x, times = torch.zeros(3, 2), torch.tensor([0.5, 1.1])
+    with pytest.raises(ValueError, match="outside"):
+        solve(point_mass(LINEAR, 1.0), x, times, ddim(AffinePath(LINEAR)))
+
+
 def test_ddim_repeats_with_its_generator():
     exact, path = ExactField(AffinePath(COSINE), mixture()), AffinePath(COSINE)
     x, times = torch.randn(3, 2, generator=seeded(), dtype=DOUBLE), double([0.1, 0.5, 0.9])
