@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from point_mass import point_mass
 
 from fmtutorial.diffusion import (
     as_velocity,
@@ -37,19 +38,6 @@ def mixture(event=(2,)):
     """Three components of different widths and weights."""
     means = torch.randn(3, *event, generator=seeded(7), dtype=DOUBLE) * 2
     return GaussianMixture(means, double([0.5, 0.2, 1.0]), double([0.2, 0.5, 0.3]))
-
-
-def point_mass(schedule, point):
-    """The velocity of a path to one point: v = α̇ c + (σ̇/σ)(x − α c)."""
-
-    def field(x, t):
-        alpha, sigma, alpha_dot, sigma_dot = (
-            f(t).reshape(-1, *[1] * (x.ndim - 1))
-            for f in (schedule.alpha, schedule.sigma, schedule.alpha_dot, schedule.sigma_dot)
-        )
-        return alpha_dot * point + sigma_dot / sigma * (x - alpha * point)
-
-    return field
 
 
 # Noise prediction.

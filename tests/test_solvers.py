@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 import torchdiffeq
+from point_mass import point_mass
 from scipy.integrate import solve_ivp
 
 from fmtutorial.distributions import GaussianMixture
@@ -255,19 +256,6 @@ def test_a_field_of_another_shape_is_refused():
     """With B = D the sum of shapes (B,) and (B, D) would be accepted and wrong."""
     with pytest.raises(ValueError, match=r"has shape \(3,\)"):
         solve(lambda x, t: t, torch.zeros(3, 3), torch.tensor([0.0, 1.0]))
-
-
-def point_mass(schedule, point):
-    """The velocity of a path to one point, from the formula of the conditional velocity."""
-
-    def field(x, t):
-        alpha, sigma, alpha_dot, sigma_dot = (
-            f(t).reshape(-1, *[1] * (x.ndim - 1))
-            for f in (schedule.alpha, schedule.sigma, schedule.alpha_dot, schedule.sigma_dot)
-        )
-        return alpha_dot * point + sigma_dot / sigma * (x - alpha * point)
-
-    return field
 
 
 @pytest.mark.parametrize("times", [[0.0, 1.0], [0.0, 0.6, 1.0], [0.1, 0.2, 0.5, 0.55, 0.9]])
