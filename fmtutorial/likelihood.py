@@ -76,10 +76,10 @@ def _velocity_and_divergence(
             check_same_shape(probe, x, "probe, x")
             result = (_pullback(v, x, probe, training) * probe).reshape(len(x), -1).sum(dim=1)
         else:
-            columns = v.reshape(len(x), -1).unbind(dim=1)
-            result = sum(
-                _pullback(column, x, torch.ones_like(column), training).reshape(len(x), -1)[:, i]
-                for i, column in enumerate(columns)
+            flat, ones = v.reshape(len(x), -1), x.new_ones(len(x))
+            result = sum(  # not unbind(), whose backward pass would build all columns each time
+                _pullback(flat[:, i], x, ones, training).reshape(len(x), -1)[:, i]
+                for i in range(flat.shape[1])
             )
     return (v, result) if training else (v.detach(), result.detach())
 

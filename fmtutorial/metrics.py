@@ -1,6 +1,7 @@
 """Distances between two sets of samples, and between two fields."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -63,11 +64,57 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     return math.sqrt(max(0.0, (2 * between - within_x - within_y).item()))
 
 
+class Moments(NamedTuple):
+    """Mean, shape (D,), and covariance, shape (D, D), of a set of features; double precision."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def moments(x: Tensor) -> Moments:
+    """Return the mean and the covariance of features of shape (B, D), B ≥ 2.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: not a matrix of at least two rows, or an entry that is not finite.
+    """
+    check_state(x)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"features have shape {tuple(x.shape)}; pass (B, D) with B ≥ 2")
+    _check_finite(x)
+    x = x.double()
+    return Moments(x.mean(dim=0), torch.atleast_2d(x.T.cov()))
+
+
+def frechet_between(first: Moments, second: Moments) -> float:
+    """Return the squared Fréchet distance between two Gaussians with these moments.
+
+    ‖m_x − m_y‖² + tr(C_x + C_y − 2 (C_x C_y)^½).
+
+    Raises:
+        ValueError: the numbers of features differ.
+
+    Source: Dowson and Landau 1982. Chapter 8.
+    """
+    if first.mean.shape != second.mean.shape:
+        raise ValueError(
+            f"means of shapes {tuple(first.mean.shape)} and {tuple(second.mean.shape)}: the two "
+            "sets must have the same features"
+        )
+    # the eigenvalues of C_x C_y are those of the symmetric √C_x C_y √C_x
+    values, vectors = torch.linalg.eigh(first.covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    product = root @ second.covariance @ root
+    overlap = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
+    means = (first.mean - second.mean).square().sum()
+    return (means + first.covariance.trace() + second.covariance.trace() - 2 * overlap).item()
+
+
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Return the squared Fréchet distance between Gaussians fitted to two sets of features.
 
-    ‖m_x − m_y‖² + tr(C_x + C_y − 2 (C_x C_y)^½). This is what "FID" reports for the features of
-    one particular network.
+    This is what "FID" reports for the features of one particular network. It is biased upwards
+    by the finite numbers of samples: print that of two sets of real data beside it.
 
     Args:
         x: features, shape (B, D).
@@ -83,21 +130,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
     Source: Dowson and Landau 1982; Heusel et al. 2017. Chapter 8.
     """
-    check_state(x, "x")
-    check_state(y, "y")
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"features have shapes {tuple(x.shape)} and {tuple(y.shape)}; pass (B, D) and (B', D)"
-        )
-    _check_finite(x, y)
-    x, y = x.double(), y.double()
-    cov_x, cov_y = torch.atleast_2d(x.T.cov()), torch.atleast_2d(y.T.cov())
-    # the eigenvalues of C_x C_y are those of the symmetric √C_x C_y √C_x
-    values, vectors = torch.linalg.eigh(cov_x)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    overlap = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0).sqrt().sum()
-    means = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
-    return (means + cov_x.trace() + cov_y.trace() - 2 * overlap).item()
+    return frechet_between(moments(x), moments(y))
 
 
 def relative_error(estimate: Tensor, truth: Tensor) -> float:

@@ -5,7 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fmtutorial.dit import DiT
+from fmtutorial.embeddings import check_event, check_labels
 from fmtutorial.fields import expand_time
+from fmtutorial.unet import UNet
+
+__all__ = ["DiT", "MLP", "MeanFlowMLP", "UNet"]
 
 
 class MLP(nn.Module):
@@ -58,22 +63,14 @@ class MLP(nn.Module):
                 where one does.
         """
         expand_time(t, x)
-        _check_event(x, self.event_shape)
+        check_event(x, self.event_shape)
         time = t[:, None]
         angle = time * self.angles
         features = [x.reshape(len(x), -1), time, angle.sin(), angle.cos()]
         if (label is None) != (self.labels == 0):
             raise ValueError(f"the network was built with labels={self.labels}: got label {label}")
         if label is not None:
-            if label.shape != t.shape:
-                raise ValueError(f"label has shape {tuple(label.shape)}; pass {tuple(t.shape)}")
-            if label.dtype != torch.int64:
-                raise TypeError(f"label has dtype {label.dtype}; convert it with label.long()")
-            if bool(((label < 0) | (label >= self.labels)).any()):
-                raise ValueError(
-                    f"labels run from {label.min()} to {label.max()}; "
-                    f"the network knows 0 to {self.labels - 1}"
-                )
+            check_labels(label, len(x), self.labels)
             features.append(nn.functional.one_hot(label, self.labels).to(x))
         return self.body(torch.cat(features, dim=1)).reshape(x.shape)
 
@@ -109,14 +106,6 @@ class MeanFlowMLP(nn.Module):
             ValueError: a wrong shape.
         """
         expand_time(end, x)
-        _check_event(x, self.event_shape)
+        check_event(x, self.event_shape)
         state = torch.cat([x.reshape(len(x), -1), end[:, None]], dim=1)
         return self.body(state, start)[:, :-1].reshape(x.shape)
-
-
-def _check_event(x: Tensor, event_shape: torch.Size) -> None:
-    if x.shape[1:] != event_shape:
-        raise ValueError(
-            f"x has event shape {tuple(x.shape[1:])}; "
-            f"the network was built for {tuple(event_shape)}"
-        )

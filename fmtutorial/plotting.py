@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from fmtutorial.fields import VelocityField
@@ -138,6 +139,33 @@ def draw_trajectories(ax: Axes, states: Tensor, color: str = MODEL, ends: bool =
         draw_samples(ax, states[-1], DATA, size=6)
 
 
+def draw_image(ax: Axes, image: Tensor) -> None:
+    """Draw bytes of shape (height, width), 0 black on the screen and 255 white, without axes."""
+    ax.imshow(image.cpu().numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_axis_off()
+
+
+def show_film(frames: Tensor, name: str, alt: str, zoom: int = 3, pause: int = 60) -> None:
+    """Display images one after the other as an animated GIF that runs for ever.
+
+    Args:
+        frames: bytes, shape (T, height, width).
+        name: key under which the book's chapters cite the film, unique within the lab.
+        alt: what the film shows, for those who do not see it.
+        zoom: screen pixels for each pixel.
+        pause: between frames, milliseconds; the last one stays for two seconds.
+
+    Raises:
+        ValueError: there is no alternative text.
+    """
+    large = frames.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2).cpu().numpy()
+    first, *others = (Image.fromarray(frame) for frame in large)
+    pauses = [pause] * len(others) + [2000]
+    film = io.BytesIO()
+    first.save(film, "gif", save_all=True, append_images=others, duration=pauses, loop=0)
+    _display("image/gif", film.getvalue(), large.shape[2], name, alt)
+
+
 def show(figure: Figure, name: str, alt: str) -> None:
     """Display a finished figure in a notebook, with its alternative text, and close it.
 
@@ -149,19 +177,23 @@ def show(figure: Figure, name: str, alt: str) -> None:
     Raises:
         ValueError: there is no alternative text.
     """
-    from IPython.display import display  # only inside a notebook
-
-    if not alt.strip():
-        raise ValueError("alt is empty; say in a sentence what the picture shows")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=160)
     plt.close(figure)
     width = round(100 * figure.get_figwidth())
+    _display("image/png", picture.getvalue(), width, name, alt)
+
+
+def _display(kind: str, picture: bytes, width: int, name: str, alt: str) -> None:
+    from IPython.display import display  # only inside a notebook
+
+    if not alt.strip():
+        raise ValueError("alt is empty; say in a sentence what the picture shows")
     display(
-        {"image/png": base64.b64encode(picture.getvalue()).decode()},
+        {kind: base64.b64encode(picture).decode()},
         raw=True,
         metadata={
-            "image/png": {"alt": alt, "width": width},
+            kind: {"alt": alt, "width": width},
             "scrapbook": {"name": name, "mime_prefix": ""},
         },
     )

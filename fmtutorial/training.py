@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 
 class TrainingStep(NamedTuple):
@@ -61,33 +63,57 @@ def train(
     steps: int,
     learning_rate: float = 1e-3,
     ema: EMA | None = None,
+    warm_up: int = 0,
+    max_gradient_norm: float = math.inf,
+    optimizer: Optimizer | None = None,
+    scaler: GradScaler | None = None,
+    done: int = 0,
 ) -> Iterator[TrainingStep]:
     """Minimise a loss by AdamW; a generator, one item a step.
 
     Nothing happens until it is iterated: the caller's loop logs, plots and stops. The learning
-    rate falls from ``learning_rate`` to 0 along half a cosine.
+    rate rises to ``learning_rate`` in the first ``warm_up`` steps and falls to 0 along half a
+    cosine, which begins at the first step.
 
     Args:
         network: its parameters are trained in place.
         loss: draws a batch and returns its loss, shape (), with gradients.
         steps: number of steps.
-        learning_rate: at the start.
+        learning_rate: at its peak, which is the start without a warm-up.
         ema: updated after each step.
+        warm_up: number of steps.
+        max_gradient_norm: a longer gradient is shortened to this length; not if it is infinite.
+        optimizer: of the network's parameters; AdamW without weight decay if not given. One with
+            a loaded state continues.
+        scaler: multiplies the loss while its gradients are computed in half precision; it skips
+            a step whose gradients overflow.
+        done: how many of the steps an earlier run took.
 
     Yields:
-        The number of the step, from 1, its loss and its learning rate.
+        The number of the step, from done + 1, its loss and its learning rate.
 
     Raises:
-        ValueError: steps or learning rate are not positive, or the loss is not a single number.
-        FloatingPointError: the loss is not finite; the weights are those before that step.
+        ValueError: steps, learning rate or the length of the gradient are not positive, other
+            numbers are negative, or the loss is not a single number.
+        FloatingPointError: the loss or its gradient is not finite; the weights are those before
+            that step.
 
-    Chapter 3.
+    Source: Loshchilov and Hutter 2019, for AdamW. Chapters 3 and 8.
     """
     if steps < 1 or not learning_rate > 0:
         raise ValueError(f"steps={steps} and learning_rate={learning_rate} must be positive")
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0)
-    for number in range(1, steps + 1):
+    if not max_gradient_norm > 0 or warm_up < 0 or not 0 <= done <= steps:
+        raise ValueError(
+            f"max_gradient_norm={max_gradient_norm} must be positive, warm_up={warm_up} and "
+            f"done={done} at least 0, and done at most steps={steps}"
+        )
+    optimizer = optimizer or torch.optim.AdamW(
+        network.parameters(), lr=learning_rate, weight_decay=0.0
+    )
+    scaler = scaler or GradScaler(enabled=False)
+    for number in range(done + 1, steps + 1):
         rate = learning_rate * 0.5 * (1 + math.cos(math.pi * (number - 1) / steps))
+        rate *= min(1.0, number / (warm_up + 1))
         for group in optimizer.param_groups:
             group["lr"] = rate
         value = loss()
@@ -99,8 +125,16 @@ def train(
                 "lower the learning rate, or look at the times and data of the batch"
             )
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), max_gradient_norm)
+        if not scaler.is_enabled() and not math.isfinite(norm):  # else the scaler skips the step
+            raise FloatingPointError(
+                f"the gradient is not finite at step {number} of {steps}: "
+                "look for a square root or a norm at 0 in the loss"
+            )
+        scaler.step(optimizer)
+        scaler.update()
         if ema is not None:
             ema.update(network)
         yield TrainingStep(number, value.item(), rate)

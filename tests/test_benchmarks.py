@@ -56,10 +56,10 @@ def test_every_script_has_results_and_the_other_way_round():
 
 @every_result
 def test_results_say_where_they_come_from(name):
-    """And from at least three runs."""
+    """And from at least three runs, or they say why not."""
     results = stored_results(name)
     check_provenance(results["provenance"], name)
-    assert len(results["provenance"]["seeds"]) >= 3
+    assert len(results["provenance"]["seeds"]) >= 3 or results["few_seeds_because"]
     assert len(results) > 1, "nothing but its provenance"
 
 

@@ -11,9 +11,12 @@ import scipy.stats
 import torch
 
 from fmtutorial.metrics import (
+    Moments,
     energy_distance,
+    frechet_between,
     frechet_distance,
     mode_shares,
+    moments,
     relative_error,
     wasserstein,
 )
@@ -102,6 +105,74 @@ def test_frechet_by_hand():
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("n, d", [(2, 1), (30, 1), (5, 3), (4, 4), (3, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=str)
+def test_moments_are_numpys(n, d, dtype, generator):
+    """Far from 0, where a covariance in float32 would be wrong in its first digit."""
+    x = 1e4 + torch.randn(n, d, generator=generator, dtype=dtype)
+    mean, covariance = moments(x)
+    assert mean.dtype == covariance.dtype == DOUBLE
+    assert mean.shape == (d,) and covariance.shape == (d, d)
+    exact = x.numpy().astype(np.float64)
+    np.testing.assert_allclose(mean.numpy(), exact.mean(axis=0), rtol=1e-14)
+    expected = np.cov(exact, rowvar=False).reshape(d, d)
+    # 1e4 is known to 1e-12, and so is a difference of order 1 from it
+    np.testing.assert_allclose(covariance.numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2), (0, 2), (3, 2, 1), ()], ids=str)
+def test_moments_refuse_what_is_no_matrix_of_features(shape):
+    with pytest.raises(ValueError):
+        moments(torch.zeros(shape))
+
+
+def test_moments_refuse_integers_and_what_is_not_finite():
+    with pytest.raises(TypeError, match="torch.uint8; states are real numbers"):
+        moments(torch.zeros(3, 2, dtype=torch.uint8))
+    for value in (float("nan"), -float("inf")):
+        with pytest.raises(ValueError, match="not finite"):
+            moments(torch.tensor([[0.0, 1.0], [2.0, value]]))
+
+
+def random_moments(d, rank, generator):
+    """Moments of any Gaussian, with a covariance of some rank."""
+    factor = torch.randn(d, rank, generator=generator, dtype=DOUBLE)
+    return Moments(torch.randn(d, generator=generator, dtype=DOUBLE), factor @ factor.T)
+
+
+@pytest.mark.parametrize("d, rank", [(1, 1), (2, 2), (7, 7), (7, 3)])
+def test_frechet_between_moments_against_scipys_matrix_root(d, rank, generator):
+    first, second = random_moments(d, rank, generator), random_moments(d, d, generator)
+    root = np.real(scipy.linalg.sqrtm((first.covariance @ second.covariance).numpy()))
+    expected = ((first.mean - second.mean) ** 2).sum().item() + np.trace(
+        first.covariance.numpy() + second.covariance.numpy() - 2 * root
+    )
+    # a singular covariance leaves a matrix root half the digits
+    assert frechet_between(first, second) == pytest.approx(expected, rel=1e-6)
+    assert frechet_between(second, first) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_between_moments_by_hand():
+    """Independent features add up: (1 − 3)² of the first, 5² + (4 − 2)² of the second."""
+    first = Moments(torch.tensor([0.0, 5.0]).double(), torch.tensor([1.0, 16.0]).double().diag())
+    second = Moments(torch.tensor([0.0, 0.0]).double(), torch.tensor([9.0, 4.0]).double().diag())
+    assert frechet_between(first, second) == pytest.approx(2**2 + 5**2 + 2**2)
+    assert frechet_between(first, first) == pytest.approx(0, abs=1e-12)
+
+
+def test_frechet_of_samples_is_that_between_their_moments(generator):
+    x, y = (torch.randn(n, 3, generator=generator) * (1 + n / 50) for n in (20, 30))
+    assert frechet_distance(x, y) == frechet_between(moments(x), moments(y))
+
+
+def test_frechet_between_different_features_is_refused(generator):
+    one, three = random_moments(1, 1, generator), random_moments(3, 3, generator)
+    with pytest.raises(ValueError, match=r"shapes \(1,\) and \(3,\): .*the same features"):
+        frechet_between(one, three)
+    with pytest.raises(ValueError, match=r"shapes \(3,\) and \(1,\): .*the same features"):
+        frechet_between(three, one)
+
+
 def test_relative_error_by_hand(event):
     """Errors 1, −2, 0 beside truths 2, 2, 2: √(5/12); signs do not cancel."""
     truth = torch.full((3, *event), 2.0)
@@ -164,5 +235,5 @@ def test_sets_of_unequal_size_are_refused(metric):
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2), (3, 2, 1)], ids=str)
 def test_frechet_refuses_what_is_no_matrix_of_features(shape):
-    with pytest.raises(ValueError, match=r"features have shapes .*pass \(B, D\)"):
+    with pytest.raises(ValueError, match=r"features have shape .*pass \(B, D\)"):
         frechet_distance(torch.zeros(3, 2), torch.zeros(shape))

@@ -2,6 +2,7 @@
 
 import math
 import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,152 @@ def test_a_loss_of_many_numbers_is_refused():
     network = linear()
     with pytest.raises(ValueError, match=r"the loss has shape \(2, 3\); return its mean"):
         next(train(network, lambda: network.weight, 5))
+
+
+def test_warm_up_rises_in_equal_steps_under_the_cosine():
+    """Thirds of the cosine's 1, (1 + √½)/2, ½ and (1 − √½)/2, worked out by hand."""
+    network = linear()
+    rates = [
+        s.learning_rate
+        for s in train(network, lambda: network.weight.sum(), 4, learning_rate=0.6, warm_up=2)
+    ]
+    assert rates == pytest.approx([0.2, 0.2 + 0.2 * 0.5**0.5, 0.3, 0.3 - 0.3 * 0.5**0.5])
+
+
+def test_a_warm_up_longer_than_the_run_only_rises():
+    network = linear()
+    steps = train(network, lambda: network.weight.sum(), 3, learning_rate=1.0, warm_up=9)
+    # the cosine is 1, 3/4, 1/4
+    assert [s.learning_rate for s in steps] == pytest.approx([0.1, 0.2 * 0.75, 0.3 * 0.25])
+
+
+def slope(network):
+    """A loss whose gradient is 3 in one entry of the weight and 4 in one of the bias: length 5."""
+    return lambda: 3 * network.weight[0, 0] + 4 * network.bias[1]
+
+
+@pytest.mark.parametrize("longest, factor", [(1.0, 0.2), (4.9, 0.98), (5.1, 1.0), (math.inf, 1.0)])
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+def test_a_long_gradient_is_shortened_to_the_norm(longest, factor, scaled):
+    """The norm of all parameters together, and after a scaler's factor is taken out.
+
+    Plain gradient descent shows its length; Adam would not.
+    """
+    network = linear()
+    before = weights_of(network)
+    steps = train(
+        network,
+        slope(network),
+        1,
+        learning_rate=0.1,
+        max_gradient_norm=longest,
+        optimizer=torch.optim.SGD(network.parameters(), lr=7.0),
+        scaler=torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None,
+    )
+    assert next(steps).learning_rate == 0.1
+    weight, bias = (a - b for a, b in zip(weights_of(network), before, strict=True))
+    expected = torch.zeros(2, 3)
+    expected[0, 0] = -0.1 * 3 * factor
+    torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(bias, torch.tensor([0, -0.1 * 4 * factor]), rtol=1e-5, atol=1e-7)
+
+
+def test_a_given_optimizer_continues_with_the_rates_of_the_run():
+    """Under momentum 1/2 the steps are 1, 3/2 and 7/4 gradients, if the second run remembers.
+
+    The rates are the run's, in every group of parameters.
+    """
+    network = linear()
+    before = weights_of(network)
+    groups = [{"params": [network.weight], "lr": 8.0}, {"params": [network.bias], "lr": 9.0}]
+    optimizer = torch.optim.SGD(groups, momentum=0.5)
+    rates = []
+    for steps in (1, 2):
+        run = train(network, slope(network), steps, learning_rate=0.1, optimizer=optimizer)
+        rates += [s.learning_rate for s in run]
+    assert rates == pytest.approx([0.1, 0.1, 0.05])
+    way = 0.1 * 1 + 0.1 * 1.5 + 0.05 * 1.75
+    assert (before[0] - network.weight.detach())[0, 0].item() == pytest.approx(3 * way, rel=1e-5)
+    assert (before[1] - network.bias.detach())[1].item() == pytest.approx(4 * way, rel=1e-5)
+
+
+def test_a_run_in_two_halves_is_the_whole_run(tmp_path):
+    """Bit for bit, rates and numbers included, through a checkpoint as a lab would write it."""
+    batches = torch.randn(6, 8, 3, generator=torch.Generator().manual_seed(3))
+
+    def start(seed):
+        network = linear(seed)
+        return network, torch.optim.AdamW(network.parameters(), weight_decay=0.0)
+
+    def steps(network, optimizer, done):
+        left = iter(batches[done:])
+
+        def loss():
+            x = next(left)
+            return (network(x) - x[:, :2].sin()).square().mean()
+
+        options = {"warm_up": 4, "max_gradient_norm": 0.5, "optimizer": optimizer, "done": done}
+        return train(network, loss, 6, learning_rate=0.1, **options)
+
+    whole, optimizer = start(0)
+    expected = list(steps(whole, optimizer, 0))
+    assert [s.number for s in expected] == [1, 2, 3, 4, 5, 6]
+
+    network, optimizer = start(0)
+    first = list(islice(steps(network, optimizer, 0), 3))
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    save_checkpoint(tmp_path / "run.pt", state)
+    state = load_checkpoint(tmp_path / "run.pt")
+
+    network, optimizer = start(9)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    assert first + list(steps(network, optimizer, 3)) == expected
+    assert all(map(torch.equal, weights_of(network), weights_of(whole)))
+
+
+def test_nothing_is_left_of_a_run_that_is_done():
+    network = linear()
+    before = weights_of(network)
+    assert list(train(network, slope(network), 5, done=5)) == []
+    assert all(map(torch.equal, before, weights_of(network)))
+
+
+@pytest.mark.parametrize("longest", [math.inf, 0.3])
+def test_a_scaler_changes_nothing_in_single_precision(longest, generator):
+    """Its factors are powers of two, exact in float32, and it reports the loss without them."""
+    runs = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=5)):
+        network = linear()
+        _, _, loss = squared_loss(network, torch.Generator().manual_seed(0))
+        options = {"max_gradient_norm": longest, "scaler": scaler}
+        runs.append((list(train(network, loss, 20, 0.05, **options)), weights_of(network)))
+    (plain, weights), (scaled, same) = runs
+    assert [s.loss for s in scaled] == pytest.approx([s.loss for s in plain], rel=1e-5)
+    assert [s.learning_rate for s in scaled] == [s.learning_rate for s in plain]
+    torch.testing.assert_close(same, weights)
+    # it was in use: every five steps it tried a factor twice as large
+    assert scaler.get_scale() == 2.0**14
+
+
+@pytest.mark.parametrize("longest", [math.inf, 1.0])
+def test_a_scaler_skips_a_step_whose_gradients_overflow(longest):
+    """float32 ends at 2¹²⁸: 3 · 2¹²⁷ is beyond, after a halving 4 · 2¹²⁶ still is, 4 · 2¹²⁵ not."""
+    network = linear()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    sgd = torch.optim.SGD(network.parameters(), lr=0.1)
+    options = {"max_gradient_norm": longest, "optimizer": sgd, "scaler": scaler}
+    with torch.no_grad():  # a loss of 0 stays finite at any scale
+        network.weight.zero_()
+        network.bias.zero_()
+    before = weights_of(network)
+    moved, scales = [], []
+    for step in train(network, slope(network), 4, learning_rate=1e-3, **options):
+        moved.append(not all(map(torch.equal, before, weights_of(network))))
+        scales.append(math.log2(scaler.get_scale()))
+        assert math.isfinite(step.loss)
+    assert moved == [False, False, True, True]
+    assert scales == [126, 125, 125, 125]
 
 
 def random_walk(network, steps, generator):
@@ -295,3 +442,32 @@ def test_a_second_save_replaces_the_first(tmp_path):
         save_checkpoint(path, {"step": step})
     assert load_checkpoint(path) == {"step": 2}
     assert os.listdir(tmp_path) == ["run.pt"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_gradient_norm": 0.0},
+        {"max_gradient_norm": float("nan")},
+        {"max_gradient_norm": -1.0},
+        {"warm_up": -1},
+        {"done": -1},
+        {"done": 6},
+    ],
+    ids=str,
+)
+def test_numbers_that_would_train_backwards_or_never_are_refused(options):
+    network = linear()
+    with pytest.raises(ValueError, match=next(iter(options))):
+        next(train(network, lambda: network.weight.sum(), 5, **options))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_harms():
+    """The loss √w² is 0 at w = 0, and its gradient 0/0."""
+    network = linear()
+    with torch.no_grad():
+        network.weight.zero_()
+    before = weights_of(network)
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 1 of 3"):
+        next(train(network, lambda: network.weight.square().sum().sqrt(), 3))
+    assert all(map(torch.equal, before, weights_of(network)))

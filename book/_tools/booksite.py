@@ -36,10 +36,10 @@ def read_pictures(app):
     for path in sorted(Path(app.srcdir, "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         for output in (output for cell in cells for output in cell.get("outputs", [])):
-            if "image/png" in output.get("data", {}):
-                png = base64.b64decode(output["data"]["image/png"])
-                said = output["metadata"].get("image/png", {})
-                app.lab_pictures[hashlib.sha256(png).hexdigest()] = said
+            for kind in {"image/png", "image/gif"} & set(output.get("data", {})):
+                picture = base64.b64decode(output["data"][kind])
+                said = output["metadata"].get(kind, {})
+                app.lab_pictures[hashlib.sha256(picture).hexdigest()] = said
 
 
 def describe_pictures(app, doctree, docname):

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "constraints.txt"
 
-# torchvision is for a later chapter: its version has to match torch's.
+# Torchvision's version has to match torch's.
 CHOSEN = {"torch": "2.14.1", "torchvision": "0.29.1"}
 
 # They come with torch's wheel for Linux, which names their versions itself.

@@ -1,0 +1,50 @@
+"""What a device is, and in which precision it is fastest."""
+
+import platform
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
+    """Return a context in which networks on this device run in this precision."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def fast_precision(device: torch.device) -> torch.dtype:
+    """Return the precision in which a device trains fastest, of those that are safe to train in.
+
+    bfloat16 where the hardware multiplies it, else float16 on GPUs, which needs a scaler of the
+    loss, else float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        able = torch.cpu.get_capabilities()
+        if able.get("amx_bf16") or able.get("avx512_bf16"):
+            return torch.bfloat16
+    return torch.float32
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """Name the hardware and the versions that a result comes from."""
+    cpu = platform.processor() or platform.machine()
+    lines = Path("/proc/cpuinfo")
+    if lines.exists():
+        named = [row for row in lines.read_text().splitlines() if row.startswith("model name")]
+        cpu = named[0].split(":")[1].strip() if named else cpu
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+    }

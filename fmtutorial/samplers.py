@@ -1,0 +1,177 @@
+"""Every sampler of the book by name, for a linear path from noise to data; digits in batches."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from fmtutorial.devices import autocast
+from fmtutorial.diffusion import ddim, solve_sde
+from fmtutorial.fields import VelocityField
+from fmtutorial.gaussians import Gaussian
+from fmtutorial.guidance import LabelledField, guided
+from fmtutorial.images import Digits, bits_per_dimension, dequantise, to_pixels
+from fmtutorial.likelihood import log_likelihood, rademacher_like
+from fmtutorial.paths import LINEAR, AffinePath
+from fmtutorial.solvers import (
+    Solution,
+    dpm_solver,
+    euler,
+    heun,
+    midpoint,
+    rk4,
+    solve,
+    solve_adaptive,
+)
+
+STEPS = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4}
+COSTS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "dpm": 1, "ddpm": 1, "sde": 1}
+"""Evaluations of the field that one step of each sampler takes."""
+
+SAMPLERS = (*COSTS, "adaptive")
+
+
+def sample(
+    field: VelocityField,
+    x0: Tensor,
+    method: str = "heun",
+    steps: int = 25,
+    noise_level: float = 1.0,
+    generator: Generator | None = None,
+) -> Solution:
+    """Take noise to data by one of the book's samplers, on an even grid of times.
+
+    Args:
+        field: v(x, t) of the linear path, for instance of ``guided``.
+        x0: noise, shape (B, *event).
+        method: "euler", "midpoint", "heun", "rk4", "dpm" (DPM-Solver++), "adaptive" (with
+            relative and absolute tolerance 1e-4), "ddpm" (the ancestral sampler) or "sde"
+            (Euler-Maruyama).
+        steps: of the grid; "adaptive" chooses its own.
+        noise_level: w of "sde".
+        generator: of the noise of "ddpm" and "sde", on the device of x0.
+
+    Raises:
+        ValueError: an unknown method.
+
+    Chapters 5 and 7.
+    """
+    times, path = torch.linspace(0, 1, steps + 1), AffinePath(LINEAR)
+    if method in STEPS:
+        return solve(field, x0, times, STEPS[method])
+    if method == "dpm":
+        return dpm_solver(field, x0, times, path)
+    if method == "ddpm":
+        return solve(field, x0, times, ddim(path, 1.0, generator))
+    if method == "sde":
+        return solve_sde(field, x0, times, path, lambda t: t.new_tensor(noise_level), generator)
+    if method == "adaptive":
+        return solve_adaptive(field, x0, 0.0, 1.0, 1e-4, 1e-4)
+    raise ValueError(f'unknown sampler "{method}"; choose from {", ".join(SAMPLERS)}')
+
+
+def image_field(
+    network: LabelledField,
+    label: Tensor,
+    scale: float = 1.0,
+    precision: torch.dtype = torch.float32,
+) -> VelocityField:
+    """Bind label, guidance and precision to a network; states stay in float32.
+
+    Args:
+        network: v(x, t, label), on the device of the labels.
+        label: integers from 0 to 10, shape (B,); 10 is "no label".
+        scale: of the guidance.
+        precision: in which the network runs.
+    """
+    field = guided(network, label, scale)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        with autocast(x.device, precision):
+            return field(x, t).float()
+
+    return velocity
+
+
+@torch.no_grad()
+def sample_digits(
+    network: LabelledField,
+    labels: Tensor,
+    method: str = "heun",
+    steps: int = 25,
+    scale: float = 1.0,
+    noise_level: float = 1.0,
+    seed: int = 0,
+    precision: torch.dtype = torch.float32,
+    batch: int = 500,
+) -> Iterator[Tensor]:
+    """Make digits with these labels, batch by batch.
+
+    The noise they begin with is drawn on the CPU, so that a seed means the same digits on every
+    device, up to rounding.
+
+    Args:
+        network: see ``image_field``.
+        labels: for all digits, shape (N,).
+        method: see ``sample``.
+        steps: see ``sample``.
+        scale: see ``image_field``.
+        noise_level: see ``sample``.
+        seed: of all noise.
+        precision: see ``image_field``.
+        batch: digits at a time.
+
+    Yields:
+        Unsigned bytes of shape (B, 28, 28), with B = batch but for the last.
+
+    Chapter 8.
+    """
+    start = Generator("cpu").manual_seed(seed)
+    later = Generator(labels.device).manual_seed(2**31 + seed)  # not x0 again
+    for label in labels.split(batch):
+        x0 = torch.randn(len(label), 1, 28, 28, generator=start, device="cpu")
+        field = image_field(network, label, scale, precision)
+        x0 = x0.to(labels.device)
+        yield to_pixels(sample(field, x0, method, steps, noise_level, later).last)
+
+
+def digit_bits(
+    network: LabelledField,
+    digits: Digits,
+    steps: int = 100,
+    method: str = "hutchinson",
+    seed: int = 0,
+    batch: int = 100,
+) -> Tensor:
+    """Return the bits per dimension of each digit, given its label.
+
+    Changes variables along the flow from the dequantised digit to noise, with Heun's method. The
+    standard error of their mean is their standard deviation over √N, whichever the method: the
+    noise of Hutchinson's estimate is part of it.
+
+    Args:
+        network: v(x, t, label), on the device of the digits.
+        digits: N of them.
+        steps: of the solver, two evaluations each.
+        method: of the divergence, "exact" (784 backward passes each) or "hutchinson" (one).
+        seed: of the dequantisation and of Hutchinson's probes.
+        batch: digits at a time.
+
+    Returns:
+        Shape (N,), double precision.
+
+    Chapters 1 and 8.
+    """
+    device, found = digits.images.device, []
+    generator = Generator(device).manual_seed(seed)
+    times = torch.linspace(1, 0, steps + 1)
+    for images, label in zip(digits.images.split(batch), digits.labels.split(batch), strict=True):
+        x = dequantise(images, generator)
+        probe = rademacher_like(x, generator) if method == "hutchinson" else None
+        base = Gaussian(torch.zeros_like(x[0]))
+        with torch.no_grad():
+            log_prob = log_likelihood(
+                image_field(network, label), x, base, times, heun, method, probe
+            )
+        found.append(bits_per_dimension(log_prob, x.shape[1:]).double())
+    return torch.cat(found)

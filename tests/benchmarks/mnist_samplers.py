@@ -1,0 +1,72 @@
+"""Every sampler on the published weights, at equal numbers of evaluations. Chapter 8.
+
+    .venv/bin/python tests/benchmarks/mnist_samplers.py
+
+2000 digits, 200 of each class, for each of three seeds; labels without guidance, then guidance
+at one setting. The floor is that of 2000 test digits, five sets of them.
+"""
+
+import time
+from statistics import mean, stdev
+
+import torch
+from provenance import save
+
+from fmtutorial.classifier import score_digits
+from fmtutorial.images import mnist
+from fmtutorial.labs import default_device
+from fmtutorial.samplers import COSTS, sample_digits
+from fmtutorial.weights import load_weights
+
+SEEDS = [0, 1, 2]
+COUNT = 2000
+EVALUATIONS = (2, 5, 10, 20, 50)
+METHODS = {"Euler": "euler", "Heun": "heun", "DPM-Solver++": "dpm", "RK4": "rk4",
+           "DDPM": "ddpm", "SDE, w = 1": "sde"}  # fmt: skip
+SCALES = (1.5, 2.0, 3.0)
+DEVICE = default_device()
+LABELS = torch.arange(COUNT, device=DEVICE) % 10
+
+
+def scores(network, seed, **options):
+    """Make and measure digits in bfloat16, which changes the scores less than a seed does."""
+    parts = sample_digits(network, LABELS, seed=seed, precision=torch.bfloat16, **options)
+    return score_digits(torch.cat(list(parts)), LABELS)
+
+
+def summary(found):
+    """Mean and standard deviation over the seeds, and the worst class of all."""
+    frechet, accuracy = ([getattr(f, name) for f in found] for name in ("frechet", "accuracy"))
+    return {
+        "frechet": mean(frechet),
+        "frechet_sd": stdev(frechet),
+        "accuracy": mean(accuracy),
+        "accuracy_sd": stdev(accuracy),
+        "least_spread": min(min(f.class_spread) for f in found),
+    }
+
+
+def main():
+    started = time.perf_counter()
+    network = load_weights("mnist").network.to(DEVICE, memory_format=torch.channels_last)
+    results = {"methods": {}, "guidance": {}}
+    for name, method in METHODS.items():
+        results["methods"][name] = {}
+        for evaluations in EVALUATIONS:
+            steps, rest = divmod(evaluations, COSTS[method])
+            if rest == 0:
+                found = [scores(network, seed, method=method, steps=steps) for seed in SEEDS]
+                results["methods"][name][str(evaluations)] = summary(found)
+                print(name, evaluations, results["methods"][name][str(evaluations)], flush=True)
+    for scale in SCALES:
+        found = [scores(network, seed, method="heun", steps=10, scale=scale) for seed in SEEDS]
+        results["guidance"][str(scale)] = summary(found)
+        print("guidance", scale, results["guidance"][str(scale)], flush=True)
+    test = mnist("test")
+    order = torch.randperm(10_000, generator=torch.Generator().manual_seed(0)).split(COUNT)
+    results["floor"] = summary([score_digits(test.images[i], test.labels[i]) for i in order])
+    save("mnist_samplers", results, SEEDS, started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The blocks by hand, and what the two ways through a U-Net carry."""
+
+import math
+
+import pytest
+import torch
+from image_networks import awake, image_batch
+
+from fmtutorial.unet import Attention, ResidualBlock, UNet
+
+
+def normalised(x):
+    """Each sample with mean 0 and variance 1 over all its numbers; 1e-5 as PyTorch has it."""
+    flat = x.flatten(1)
+    mean, variance = flat.mean(dim=1), flat.var(dim=1, correction=0)
+    rows = [(s - m) / (v + 1e-5) ** 0.5 for s, m, v in zip(x, mean, variance, strict=True)]
+    return torch.stack(rows)
+
+
+def test_size_for_mnist():
+    """The size that the docstring and the book give."""
+    count = sum(p.numel() for p in UNet(labels=10).parameters())
+    assert 0.9e6 < count < 1.1e6
+    assert round(count / 1e6, 2) == 1.05
+
+
+def test_attention_pixel_by_pixel(generator):
+    """Over a rectangle: softmax(q·k / √C) of one pixel with all others, in loops."""
+    x = torch.randn(2, 4, 2, 3, generator=generator, dtype=torch.float64)
+    attention = awake(Attention(4), scale=1.5)
+    y = normalised(x) * attention.norm.weight[:, None, None] + attention.norm.bias[:, None, None]
+    pixels = [(i, j) for i in range(2) for j in range(3)]
+    weight, bias = attention.enter.weight[:, :, 0, 0], attention.enter.bias
+    expected = x.clone()
+    for b in range(2):
+        q, k, v = torch.stack([weight @ y[b, :, i, j] + bias for i, j in pixels]).split(4, dim=1)
+        for n, (i, j) in enumerate(pixels):
+            energies = [math.exp((q[n] @ k[m]).item() / 2) for m in range(6)]
+            seen = sum(w * v[m] for m, w in enumerate(energies)) / sum(energies)
+            expected[b, :, i, j] += attention.leave.weight[:, :, 0, 0] @ seen + attention.leave.bias
+    torch.testing.assert_close(attention(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def silu(x):
+    return x / (1 + (-x).exp())
+
+
+@pytest.mark.parametrize("outputs", [3, 5])
+def test_residual_block_in_steps(outputs, generator):
+    """Scale and shift, one a channel, act on the normalised result of the first convolution."""
+    x = torch.randn(2, 3, 4, 6, generator=generator, dtype=torch.float64)
+    e = torch.randn(2, 7, generator=generator, dtype=torch.float64)
+    block = awake(ResidualBlock(3, outputs, 7))
+
+    def affine(norm, y):
+        return normalised(y) * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+    h = affine(block.norm, block.first[2](silu(affine(block.first[0], x))))
+    for b in range(2):
+        made = block.modulate.weight @ e[b] + block.modulate.bias
+        for c in range(outputs):
+            h[b, c] = h[b, c] * (1 + made[c]) + made[outputs + c]
+    beside = x if outputs == 3 else torch.einsum("oc,bchw->bohw", block.skip.weight[:, :, 0, 0], x)
+    if outputs != 3:
+        beside = beside + block.skip.bias[:, None, None]
+    torch.testing.assert_close(block(x, e), beside + block.second(silu(h)), rtol=1e-9, atol=1e-9)
+
+
+def test_new_blocks_are_their_skips(generator):
+    x = torch.randn(2, 4, 4, 4, generator=generator)
+    assert torch.equal(ResidualBlock(4, 4, 7)(x, torch.randn(2, 7, generator=generator)), x)
+    assert torch.equal(Attention(4)(x), x)
+
+
+def test_what_each_part_sees(generator):
+    """Two resolutions, a half and a quarter of the sides; the same silu(e) in every block."""
+    x, t = image_batch((3, 8, 12), generator)
+    network, seen = awake(UNet((3, 8, 12), width=5, labels=2)), {}
+    for name, part in network.named_children():
+        part.register_forward_hook(lambda m, i, o, name=name: seen.update({name: (i, o)}))
+    network(x, t)
+    shapes = {name: tuple(inputs[0].shape[1:]) for name, (inputs, _) in seen.items()}
+    assert shapes == {
+        "embed": (3, 8, 12),
+        "fold": (3, 8, 12),
+        "enter": (12, 4, 6),
+        "fine_down": (5, 4, 6),
+        "down": (5, 4, 6),
+        "coarse_in": (10, 2, 3),
+        "attention": (10, 2, 3),
+        "coarse_out": (10, 2, 3),
+        "up": (10, 2, 3),
+        "fine_up": (10, 4, 6),
+        "leave": (5, 4, 6),
+        "unfold": (12, 4, 6),
+    }
+    e = silu(seen["embed"][1])
+    for name in ("fine_down", "coarse_in", "coarse_out", "fine_up"):
+        torch.testing.assert_close(seen[name][0][1], e)
+    last = network.leave[2](silu(network.leave[0](seen["leave"][0][0])))
+    torch.testing.assert_close(seen["unfold"][0][0], last)
+    # the first four channels are one image channel's 2×2 neighbours
+    corner = seen["enter"][0][0][:, :4, 0, 0]
+    assert torch.equal(corner, x[:, 0, :2, :2].flatten(1))
+
+
+def test_fine_pixels_pass_beside_the_coarse_level(generator):
+    """The rank of the derivative counts what passes: 64 numbers, of which the coarse level has 32.
+
+    The last normalisation takes a mean and a length out of the 64.
+    """
+    x, t = image_batch((1, 8, 8), generator, 1)
+    network = awake(UNet((1, 8, 8), width=4), scale=1.0)
+
+    def rank():
+        jacobian = torch.autograd.functional.jacobian(lambda x: network(x, t), x).reshape(64, 64)
+        # rounding leaves singular values of 1e-16 of the largest, what passes 1e-5 and more
+        return torch.linalg.matrix_rank(jacobian, rtol=1e-10).item()
+
+    assert rank() >= 60
+
+    def cut_the_skip(block, inputs):
+        h, e = inputs
+        return torch.cat([h[:, :4], torch.zeros_like(h[:, 4:])], dim=1), e
+
+    with_skip = network(x, t)
+    handle = network.fine_up.register_forward_pre_hook(cut_the_skip)
+    assert 10 < rank() <= 32
+    handle.remove()
+    # and the coarse level has a part in it
+    network.up.weight.data.zero_()
+    assert (network(x, t) - with_skip).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 30), (1, 30, 28), (3, 2, 2)], ids=str)
+def test_sides_that_cannot_be_halved_twice_are_refused(shape):
+    with pytest.raises(ValueError, match=r"of \(.*\) must be divisible by 4: pad"):
+        UNet(shape)
