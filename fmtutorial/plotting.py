@@ -139,31 +139,29 @@ def draw_trajectories(ax: Axes, states: Tensor, color: str = MODEL, ends: bool =
         draw_samples(ax, states[-1], DATA, size=6)
 
 
-def draw_image(ax: Axes, image: Tensor) -> None:
-    """Draw bytes of shape (height, width), 0 black on the screen and 255 white, without axes."""
-    ax.imshow(image.cpu().numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    ax.set_axis_off()
-
-
-def show_film(frames: Tensor, name: str, alt: str, zoom: int = 3, pause: int = 60) -> None:
-    """Display images one after the other as an animated GIF that runs for ever.
+def show_pixels(frames: Tensor, name: str, alt: str, zoom: int = 2, pause: int = 60) -> None:
+    """Display images of bytes as they are: one as a picture, several as a film that runs for ever.
 
     Args:
         frames: bytes, shape (T, height, width).
-        name: key under which the book's chapters cite the film, unique within the lab.
-        alt: what the film shows, for those who do not see it.
+        name: key under which the book's chapters cite the picture, unique within the lab.
+        alt: what it shows, for those who do not see it.
         zoom: screen pixels for each pixel.
-        pause: between frames, milliseconds; the last one stays for two seconds.
+        pause: between the frames of a film, milliseconds; the last one stays for two seconds.
 
     Raises:
         ValueError: there is no alternative text.
     """
     large = frames.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2).cpu().numpy()
     first, *others = (Image.fromarray(frame) for frame in large)
-    pauses = [pause] * len(others) + [2000]
-    film = io.BytesIO()
-    first.save(film, "gif", save_all=True, append_images=others, duration=pauses, loop=0)
-    _display("image/gif", film.getvalue(), large.shape[2], name, alt)
+    file = io.BytesIO()
+    if others:
+        pauses = [pause] * len(others) + [2000]
+        first.save(file, "gif", save_all=True, append_images=others, duration=pauses, loop=0)
+    else:
+        first.save(file, "png", optimize=True)
+    kind = "image/gif" if others else "image/png"
+    _display(kind, file.getvalue(), min(600, large.shape[2]), name, alt)
 
 
 def show(figure: Figure, name: str, alt: str) -> None:

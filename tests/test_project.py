@@ -149,5 +149,5 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"fmtutorial"}
     package = ROOT / "fmtutorial"
-    files = [*package.glob("*.py"), *package.glob("results/*.json")]
+    files = [*package.glob("*.py"), *package.glob("results/*.json"), *package.glob("data/*")]
     assert {path.relative_to(ROOT).as_posix() for path in files} <= set(names)
