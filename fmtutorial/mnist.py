@@ -165,7 +165,12 @@ def evaluate_command(o: argparse.Namespace) -> None:
     """Measure generated digits, and the digits of the test set beside them."""
     network, origin = load_weights(o.weights)
     network = network.to(o.device, memory_format=torch.channels_last)
-    labels = torch.arange(o.samples, device=o.device) % CLASSES
+    order = torch.randperm(10_000, generator=torch.Generator("cpu").manual_seed(o.seed))
+    test = DATA[o.data]("test")
+    order = order[order < len(test.labels)]
+    test = Digits(*(part[order].to(o.device) for part in test))
+    # as many of each class as among the test digits, whose scores stand beside
+    labels = test.labels.repeat(1 + o.samples // len(order))[: o.samples]
     batches = sample_digits(
         network, labels, o.method, o.steps, o.guidance, o.noise_level, o.seed,
         PRECISIONS[precision_of(o)],
@@ -176,7 +181,6 @@ def evaluate_command(o: argparse.Namespace) -> None:
         images.append(batch)
         bar.update(len(batch))
     bar.close()
-    test = DATA[o.data]("test")
     found = {
         "samples": score_digits(torch.cat(images), labels)._asdict(),
         "test digits": score_digits(*test)._asdict(),
@@ -188,7 +192,7 @@ def evaluate_command(o: argparse.Namespace) -> None:
             f"least spread of a class {min(scores['class_spread']):.2f}"
         )
     if o.bits:
-        first = Digits(*(part[: o.bits].to(o.device) for part in test))
+        first = Digits(*(part[: o.bits] for part in test))
         bits = digit_bits(network, first, o.bits_steps, o.divergence, o.seed)
         mean, error = bits.mean().item(), bits.std().item() / len(bits) ** 0.5
         print(f"bits per dimension {mean:.3f} ± {error:.3f} of {len(bits)} test digits")

@@ -84,13 +84,12 @@ def image_field(
         scale: of the guidance.
         precision: in which the network runs.
     """
-    field = guided(network, label, scale)
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
+    def single(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         with autocast(x.device, precision):
-            return field(x, t).float()
+            return network(x, t, label).float()
 
-    return velocity
+    return guided(single, label, scale)  # in single precision: it takes a small difference
 
 
 @torch.no_grad()

@@ -36,14 +36,24 @@ from fmtutorial import plotting
 from fmtutorial.classifier import score_digits
 from fmtutorial.devices import fast_precision
 from fmtutorial.digit_batches import digit_batch, digit_loss
+from fmtutorial.distributions import Gaussian
 from fmtutorial.exact import ExactField
 from fmtutorial.fields import expand_time
 from fmtutorial.guidance import guided
-from fmtutorial.images import Digits, dequantise, mnist, small_digits, tile, to_pixels
+from fmtutorial.images import (
+    Digits,
+    bits_per_dimension,
+    dequantise,
+    mnist,
+    small_digits,
+    tile,
+    to_pixels,
+)
 
 # %%
 from fmtutorial.labs import default_device, record, stored_results
 from fmtutorial.likelihood import divergence, rademacher_like
+from fmtutorial.metrics import frechet_distance
 from fmtutorial.networks import DiT, UNet
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.runs import Run, Settings
@@ -54,6 +64,7 @@ from fmtutorial.weights import load_weights
 device = default_device()
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the networks' first weights
+torch.backends.cudnn.allow_tf32 = False  # the checks below are of single precision
 
 # %% [markdown]
 # ## Bytes and numbers
@@ -79,7 +90,7 @@ plotting.show_pixels(
 #
 # A pixel is one of 256 values. A flow has a density, and a density on 256 points can be made infinite. So each pixel gets uniform noise of its own width: $x=(\text{pixel}+u)/128-1$ with $u$ uniform in $[0,1)$.
 #
-# **Check 8.1** (there and back). Dequantising and cutting off again must return every pixel of every digit exactly, for the values 0 to 255 and whatever $u$ is. All numbers must lie in $[-1,1)$.
+# **Check 8.1** (there and back). Dequantising and cutting off again must return every pixel of every digit exactly, for the values 0 to 255 and whatever $u$ is. All numbers must lie in $[-1,1)$, and $u$ must have the mean of a uniform number within five standard errors, and its standard deviation of 0.29.
 
 # %%
 x = dequantise(train_digits.images, generator)
@@ -87,15 +98,32 @@ every = torch.arange(256, dtype=torch.uint8, device=device).expand(1000, 1, 256)
 noisy = dequantise(every, generator)
 pairs = ((x, train_digits.images), (noisy, every))
 returned = all(torch.equal(to_pixels(real), pixels) for real, pixels in pairs)
-print("shape", tuple(x.shape), "all pixels return:", returned)
-assert returned and -1 <= noisy.min() and noisy.max() < 1
+u = (noisy + 1) * 128 - every.unsqueeze(1)
+centred = abs(u.mean().item() - 0.5) < 5 * math.sqrt(1 / 12 / u.numel()) and u.std() > 0.28
+print("shape", tuple(x.shape), "all pixels return:", returned, "u is uniform:", centred)
+assert returned and centred and -1 <= noisy.min() and noisy.max() < 1
+
+# %% [markdown]
+# **Check 8.2** (the bound). The bits of a density, averaged over $u$, are at least those of the probability of the pixel. One pixel, a normal density of standard deviation $\tfrac1{20}$ around $0$: the probability of each of the 256 values is a difference of error functions, the average a sum over 2000 midpoints. The bound must hold for all values, and not be an equality.
+
+# %%
+k, u = torch.arange(256).double(), (torch.arange(2000).double() + 0.5) / 2000
+x, spread = (k[:, None] + u) / 128 - 1, 0.05
+log_density = -0.5 * (x / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi))
+average = bits_per_dimension(log_density, (1,)).mean(dim=1)
+edges = torch.arange(257).double() / 128 - 1
+cube = torch.special.ndtr(edges / spread).diff()
+inside = cube > 1e-12  # farther out the difference of two numbers near 1 is rounding
+gap = average[inside] + cube[inside].log2()
+print("bits of the density at least those of the pixel:", bool((gap > -1e-6).all()))
+assert (gap > -1e-6).all() and gap.max() > 1e-3
 
 # %% [markdown]
 # ## A network for images
 #
 # The U-Net folds patches of 2×2 pixels into channels, works at 14×14 and 7×7 pixels, and unfolds. The output starts at zero, and time and label enter every block.
 #
-# **Check 8.2** (shapes and strangers). About one million parameters; the velocity has the shape of the image; an image's velocity does not depend on who else is in the batch (to the rounding of float32, a few $10^{-5}$), and depends on its own time and label. A missing label is the same as label 10, "no label". The transformer `DiT` can stand in its place.
+# **Check 8.3** (shapes and strangers). About one million parameters; the velocity has the shape of the image; an image's velocity does not depend on who else is in the batch (to the rounding of some hundred sums in float32, below $10^{-4}$), and depends on its own time and label. A missing label is the same as label 10, "no label". The transformer `DiT` can stand in its place.
 
 # %%
 unet, dit = (kind(labels=10).to(device) for kind in (UNet, DiT))
@@ -108,7 +136,8 @@ for network in (unet, dit):
             parameter.add_(0.02 * torch.randn(parameter.shape, device=device))
     v = network(x, t, label)
     assert (network(x[:1], t[:1], label[:1]) - v[:1]).abs().max() < 1e-4 * v.abs().max()
-    assert (network(x, t.flip(0), label) - v).abs().max() > 1e-3 * v.abs().max()
+    for other in (network(x, t.flip(0), label), network(x, t, label.flip(0))):
+        assert (other - v).abs().max() > 1e-3 * v.abs().max()
     assert torch.equal(network(x, t), network(x, t, torch.full_like(label, 10)))
 
 # %%
@@ -116,9 +145,11 @@ for network in (unet, dit):
     count = sum(p.numel() for p in network.parameters())
     print(f"{type(network).__name__}: {count / 1e6:.2f} million parameters")
 record("parameters", f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f}")
+for name, part in unet.named_children():
+    record(f"size_{name}", f"{sum(p.numel() for p in part.parameters()):,}".replace(",", " "))
 
 # %% [markdown]
-# **Check 8.3** (the time of an image). A time of shape $(B,)$ does not multiply images of shape $(B,1,28,28)$: PyTorch lines shapes up from the right. With 28 images it would not even complain. `expand_time` does it right.
+# **Check 8.4** (the time of an image). A time of shape $(B,)$ does not multiply images of shape $(B,1,28,28)$: PyTorch lines shapes up from the right. With 28 images it would not even complain. `expand_time` does it right.
 
 # %%
 images = dequantise(train_digits.images[:28], generator)
@@ -133,7 +164,7 @@ assert torch.equal(right[7], times[7] * images[7]) and not torch.allclose(silent
 #
 # The loss is that of chapter 3, divided by the number of pixels. Before any training the network says zero, and the loss is known: $\mathbb E\lVert x_1-x_0\rVert^2/d=1+\mathbb E\lVert x_1\rVert^2/d$.
 #
-# **Check 8.4** (the first loss). It must agree with the closed form within five standard errors.
+# **Check 8.5** (the first loss). It must agree with the closed form within five standard errors.
 
 # %%
 fresh = UNet(labels=10).to(device)
@@ -149,21 +180,30 @@ assert gap < 5 * error
 # %% [markdown]
 # A batch is a function of the seed and the number of the step, and of nothing else. So a run that was killed goes on with the very batches it would have had, and two devices that take half of each batch do together what one would do alone.
 #
-# **Check 8.5** (shares). The mean of the losses of two shares must be the loss of the whole, to rounding.
+# **Check 8.6** (shares). The mean of the gradients of two shares must be the gradient of the whole, to the rounding of sums over 64 images.
+
 
 # %%
-take = lambda step: digit_batch(train_digits, step, size=64, seed=1)  # noqa: E731
-with torch.no_grad():
-    whole = digit_loss(unet, take, done=7)()
-    shares = [digit_loss(unet, take, done=7, shard=(rank, 2))() for rank in range(2)]
-print("two shares average to the whole:", torch.allclose(sum(shares) / 2, whole, rtol=1e-5))
-assert torch.allclose(sum(shares) / 2, whole, rtol=1e-5)
+def gradient(shard):
+    """The gradient of the loss of one share of the eighth batch, as one vector."""
+    loss = digit_loss(
+        unet, lambda step: digit_batch(train_digits, step, size=64, seed=1), done=7, shard=shard
+    )
+    parts = torch.autograd.grad(loss(), list(unet.parameters()))
+    return torch.cat([part.flatten() for part in parts])
+
+
+whole, shares = gradient((0, 1)), [gradient((rank, 2)) for rank in range(2)]
+error = ((shares[0] + shares[1]) / 2 - whole).norm() / whole.norm()
+apart = (shares[0] - shares[1]).norm() / whole.norm()
+print(f"two shares average to the whole: {error < 1e-4}; each alone would not: {apart > 0.01}")
+assert error < 1e-4 < 0.01 < apart
 
 # %% [markdown]
-# Now a run. On a GPU it is the full one: all of MNIST, 12 000 steps, a few minutes. On a CPU it is a network of a quarter of the size, on the 1000 digits above, for some twenty seconds. Pictures are taken on the way.
+# Now a run. On a GPU it is the full one: all of MNIST, which is downloaded once, and 12 000 steps. On a CPU it is a network of a quarter of the size, on the 1000 digits above, for some twenty seconds. Pictures are taken on the way.
 
 # %%
-full = device.type == "cuda"
+full = device.type == "cuda"  # False: the short run
 digits = Digits(*(part.to(device) for part in mnist("train"))) if full else train_digits
 settings = Settings(
     precision=str(fast_precision(device)).removeprefix("torch."),
@@ -188,7 +228,7 @@ for step in run.steps(digits):
         stages[step.number] = now()
 
 # %% [markdown]
-# **Check 8.6** (it learns). The mean of the last fifty losses must be below a fifth of the first loss, and above a hundredth of it: the floor of chapter 3 is not known here, but it is not zero.
+# **Check 8.7** (it learns). The mean of the last fifty losses must be below a fifth of the first, which is that of answering zero, and above a hundredth of it: the floor of chapter 3 is not known here, but it is not zero.
 
 # %%
 last = sum(losses[-50:]) / 50
@@ -211,7 +251,7 @@ plotting.show_pixels(
 # The package carries the weights of a longer run of the same command. Here is where they come from.
 
 # %%
-network, origin = load_weights("mnist")
+network, origin = load_weights("mnist")  # or run.ema.network, your own
 network = network.to(device, memory_format=torch.channels_last)
 print(origin["command"])
 print(
@@ -219,6 +259,7 @@ print(
 )
 record("command", origin["command"])
 record("minutes", f"{origin['minutes']:.0f}")
+record("threads", str(origin["threads"]))
 record("images", f"{origin['settings']['steps'] * origin['settings']['batch'] / 1e6:.1f}")
 
 # %%
@@ -240,10 +281,10 @@ plotting.show_pixels(
 #
 # There are two places where the right answer is known. The first is $t=0$. The state is noise and says nothing about the digit, so the velocity must be $\mathbb E[x_1\mid\text{label}]-x$.
 #
-# **Check 8.7** (the field at the start). $v_0(x)+x$ is the mean digit of its class, for every $x$. The 100 shipped digits of a class know their mean up to a squared error of their total variance over 100. The network's deviation must be within three times that, and its answers for different noise must agree with each other.
+# **Check 8.8** (the field at the start). $v_0(x)+x$ is the mean digit of its class, for every $x$. The 100 shipped digits of a class know their mean up to a squared error of their total variance over 100. The deviations of the network, averaged over the classes, must be within twice that: the means of these hundred digits are themselves off by chance. And its answers for different noise must vary by less than three times that.
 
 # %%
-means, worst = [], 0.0
+means, ratios = [], []
 for c in range(10):
     own = dequantise(train_digits.images[train_digits.labels == c], generator)
     x = torch.randn(100, 1, 28, 28, generator=generator, device=device)
@@ -251,10 +292,10 @@ for c in range(10):
         answer = network(x, x.new_zeros(100), torch.full((100,), c, device=device)) + x
     means += [own.mean(dim=0), answer.mean(dim=0)]
     chance = own.var(dim=0).sum() / 100
-    worst = max(worst, ((means[-1] - means[-2]).square().sum() / chance).item())
+    ratios.append(((means[-1] - means[-2]).square().sum() / chance).item())
     assert answer.var(dim=0).sum() < 3 * chance, (c, answer.var(dim=0).sum() / chance)
-print("squared deviation from the mean digit, at most three times chance:", worst < 3)
-assert worst < 3, worst
+print("squared deviation from the mean digit, at most twice chance:", sum(ratios) < 20)
+assert sum(ratios) < 20, ratios
 
 # %% tags=["hide-input"]
 plotting.show_pixels(
@@ -267,7 +308,7 @@ plotting.show_pixels(
 # %% [markdown]
 # *Figure 8.4.* Above: the mean of 100 digits of each class. Below: the network's prediction of the data at $t=0$.
 #
-# The second place is the whole of training. For a finite data set the minimiser of the loss is known at every time: the `ExactField` of the 60 000 digits, chapter 2. The network must come close to it where many digits explain a state. It must not come close where only one does, for the minimiser remembers: it takes all noise to digits of the training set. A script measured both on test digits, which neither has seen.
+# The second place is the whole of training. For a finite data set the minimiser of the loss is known at every time: with a label, the `ExactField` of the training digits of that class, chapter 2. The network must come close to it where many digits explain a state. It must not come close where only one does, for the minimiser remembers: it takes all noise to digits of the training set. A script measured both on test digits, which neither has seen.
 
 # %%
 quality = stored_results("mnist_quality")
@@ -278,13 +319,13 @@ for row in quality["against_exact"]:
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["loss on test digits", "relative distance of the two fields"])
 rows = quality["against_exact"]
-t = [row["t"] for row in rows]
+when = [row["t"] for row in rows]
 for name, color, text in (
     ("network_test", plotting.MODEL, "network"),
-    ("exact_test", plotting.TRUTH, "exact field of the training set"),
+    ("exact_test", plotting.TRUTH, "exact field of the training digits"),
 ):
-    axes[0].plot(t, [row[name] for row in rows], "o-", color=color, label=text, markersize=3)
-axes[1].plot(t, [row["distance"] for row in rows], "o-", color=plotting.DATA, markersize=3)
+    axes[0].plot(when, [row[name] for row in rows], "o-", color=color, label=text, markersize=3)
+axes[1].plot(when, [row["distance"] for row in rows], "o-", color=plotting.DATA, markersize=3)
 for ax in axes:
     ax.set(xlabel="t", ylim=(0, None))
 axes[0].legend(fontsize=7)
@@ -299,7 +340,7 @@ plotting.show(
 # %% [markdown]
 # *Figure 8.5.* The loss per pixel on test digits, and how far the network is from the minimiser of its own training loss.
 #
-# **Check 8.8** (one row again). The same measurement at $t=0.2$, against the exact field of the 1000 digits above: the network has seen sixty times as many, so its loss on test digits must be lower.
+# **Check 8.9** (one row again). The same measurement at $t=0.2$, against the exact field of the 1000 digits above: the network has seen sixty times as many, so its loss on test digits must be lower.
 
 # %%
 t = torch.full((200,), 0.2, device=device)
@@ -355,56 +396,6 @@ plotting.show_pixels(
 # %% [markdown]
 # *Film 8.1.* One digit forming.
 #
-# ## Labels and guidance
-#
-# Guidance with scale $s$ follows $(1-s)\,v(x,t)+s\,v(x,t,\text{label})$: for $s>1$ it exaggerates what tells the label from the rest.
-#
-# **Check 8.9** (guidance is a line). At scales 0 and 1 it must be the field without and with a label, exactly; and at scale 3 the point on the line through the two, to rounding.
-
-# %%
-label = torch.arange(10, device=device)
-x = torch.randn(10, 1, 28, 28, generator=generator, device=device)
-t = torch.full((10,), 0.5, device=device)
-with torch.no_grad():
-    none, own = network(x, t), network(x, t, label)
-    at = {scale: guided(network, label, scale)(x, t) for scale in (0.0, 1.0, 3.0)}
-line = torch.allclose(at[3.0], none + 3 * (own - none), atol=1e-4)
-print("scale 0:", torch.equal(at[0.0], none), " 1:", torch.equal(at[1.0], own), " 3:", line)
-assert torch.equal(at[0.0], none) and torch.equal(at[1.0], own) and line
-
-# %%
-label = torch.arange(10, device=device).repeat_interleave(2)
-start = torch.randn(20, 1, 28, 28, generator=generator, device=device)
-rows = []
-with torch.no_grad():
-    for scale in (0.0, 1.0, 2.0, 5.0):
-        rows.append(to_pixels(sample(image_field(network, label, scale), start, "heun", 10).last))
-
-# %% tags=["hide-input"]
-plotting.show_pixels(
-    tile(torch.cat(rows), 20)[None],
-    "guidance",
-    "Four rows of twenty digits from the same noise. Without a label any digit comes; with it the "
-    "right one; with more guidance bolder and more alike.",
-)
-
-# %% [markdown]
-# *Figure 8.7.* The same noise with guidance 0 (no label), 1, 2 and 5; two of each class.
-
-# %%
-samplers = stored_results("mnist_samplers")
-print("guidance  accuracy  Fréchet distance  least spread of a class")
-plain = samplers["methods"]["Heun"]["20"]
-for scale, row in {"1.0": plain, **samplers["guidance"]}.items():
-    print(
-        f"{scale:>8s}  {row['accuracy']:8.3f}  {row['frechet']:16.2f}  {row['least_spread']:23.2f}"
-    )
-    record(f"guided_accuracy_{scale}", f"{row['accuracy']:.3f}")
-    record(f"guided_frechet_{scale}", f"{row['frechet']:.2f} ± {row['frechet_sd']:.2f}")
-    record(f"guided_spread_{scale}", f"{row['least_spread']:.2f}")
-record("samplers_floor", f"{samplers['floor']['frechet']:.2f}")
-
-# %% [markdown]
 # ## Measuring
 #
 # A small classifier, trained on real digits and shipped, has two uses. It says whether a digit is of the class it was made for. And its 64 features have a mean and a covariance, and the Fréchet distance between those of generated and of real digits is small if the two look alike to it. The distance depends on how many digits there are, so its value for as many test digits stands beside it: the floor.
@@ -429,24 +420,107 @@ for name, row in {**quality["heun"], "test": real}.items():
     record(f"frechet_{name}", f"{row['frechet']:.2f}")
     record(f"spread_{name}", f"{min(row['class_spread']):.2f}")
 record("classifier_accuracy", f"{100 * classifier['test'][0]:.1f} %")
+for name, key in (("samples", "samples"), ("test", "test digits")):
+    record(f"nearest_{name}", f"{quality['nearest'][key]:.0f}")
 
 # %% [markdown]
-# **Check 8.10** (a part of it again). 500 digits by Heun's method with 10 evaluations. The share with the right class must agree with the stored one within four standard errors and the change that rounding makes, and their distance to the data must be above the floor of 500 test digits, or below it by no more than a tenth.
+# **Check 8.10** (a part of it again). 500 digits by Heun's method with 10 evaluations. The share with the right class must agree with the stored one within four standard errors, and half a percent for what another precision changes. Noise must be twenty times farther from the data than they are.
 
 # %%
 label = torch.arange(500, device=device) % 10
 few = torch.cat(list(sample_digits(network, label, "heun", 5, seed=1)))
-scores, floor = score_digits(few, label), score_digits(*(part[:500] for part in test_digits))
+scores = score_digits(few, label)
+noise_score = score_digits(
+    to_pixels(torch.randn(500, 1, 28, 28, generator=generator, device=device)), label
+)
 share = quality["heun"]["10"]["accuracy"]
-error = math.sqrt(share * (1 - share) / 500)
-agree = abs(scores.accuracy - share) < 4 * error + 0.004
-print("accuracy as stored:", agree, "  above the floor:", scores.frechet > 0.9 * floor.frechet)
-assert agree and scores.frechet > 0.9 * floor.frechet, (scores, floor)
+agree = abs(scores.accuracy - share) < 4 * math.sqrt(share * (1 - share) / 500) + 0.005
+far = noise_score.frechet > 20 * scores.frechet
+print(f"accuracy as stored: {agree}; noise is twenty times farther: {far}")
+assert agree and far, (scores, noise_score)
+record("floor_500", f"{score_digits(*(part[:500] for part in test_digits)).frechet:.1f}")
 
 # %% [markdown]
-# ### Solvers at equal evaluations
+# **Check 8.11** (the floor). The mean of $N$ perfect feature vectors is off by $\operatorname{tr}(C)/N$ in the mean square. 2000 sets of 100 normal vectors in 64 dimensions with standard deviations from 0.1 to 2: within five standard errors. And the Fréchet distance of two sets from the same distribution is never zero; it falls as the sets grow.
+
+# %%
+sizes = torch.linspace(0.1, 2, 64, device=device)
+sets = sizes * torch.randn(2000, 100, 64, generator=generator, device=device)
+off = sets.mean(dim=1).square().sum(dim=1)
+known, error = (sizes**2).sum() / 100, off.std() / math.sqrt(2000)
+held = bool((off.mean() - known).abs() < 5 * error)
+a, b = (part.flatten(0, 1) for part in sets[:200].split(100))
+between = [frechet_distance(a[:n], b[:n]) for n in (100, 1000, 10_000)]
+print("mean square = tr(C)/N:", held, "  distances fall:", between[0] > between[1] > between[2])
+assert held and between[0] > between[1] > between[2] > 0
+
+# %% [markdown]
+# ## Labels and guidance
 #
-# The same weights, every sampler of chapters 5 and 7. 1000 digits, three seeds; mean and standard deviation of the Fréchet distance. The floor is that of 1000 test digits.
+# Guidance with scale $s$ follows $(1-s)\,v(x,t)+s\,v(x,t,\text{label})$: for $s>1$ it exaggerates what tells the label from the rest.
+#
+# **Check 8.12** (guidance is a line). At scales 0 and 1 it must be the field without and with a label, exactly; and at scale 3 the point on the line through the two, to rounding.
+
+# %%
+label = torch.arange(10, device=device)
+x = torch.randn(10, 1, 28, 28, generator=generator, device=device)
+t = torch.full((10,), 0.5, device=device)
+with torch.no_grad():
+    none, own = network(x, t), network(x, t, label)
+    at = {scale: guided(network, label, scale)(x, t) for scale in (0.0, 1.0, 3.0)}
+line = torch.allclose(at[3.0], none + 3 * (own - none), atol=1e-4)
+print("scale 0:", torch.equal(at[0.0], none), " 1:", torch.equal(at[1.0], own), " 3:", line)
+assert torch.equal(at[0.0], none) and torch.equal(at[1.0], own) and line
+
+# %% [markdown]
+# **Check 8.13** (guidance in closed form). One number instead of 784: all data $\mathcal N(0,1)$, those with the label $\mathcal N(1,\tfrac14)$. The exercise of the chapter shows that guided samples have the variance $\tau^{2s}$. For $s=2$ that is $\tfrac1{16}$. The flow is affine, so two points tell its slope; with 200 steps of Heun's method it must agree to $10^{-4}$.
+
+# %%
+alone = ExactField(AffinePath(LINEAR), Gaussian(torch.zeros(1)))
+labelled = ExactField(AffinePath(LINEAR), Gaussian(torch.ones(1), 0.25))
+both = lambda x, t, label: (alone if label is None else labelled)(x, t)  # noqa: E731
+ends = sample(guided(both, torch.zeros(2), 2.0), torch.tensor([[-1.0], [1.0]]), "heun", 200).last
+variance = ((ends[1] - ends[0]) / 2).square().item()
+print(f"variance {variance:.4f}, closed form {0.25**2}")
+assert abs(variance - 0.25**2) < 1e-4
+
+# %%
+label = torch.arange(10, device=device).repeat_interleave(2)
+start = torch.randn(20, 1, 28, 28, generator=generator, device=device)
+rows = []
+with torch.no_grad():
+    for scale in (0.0, 1.0, 2.0, 3.0):
+        rows.append(to_pixels(sample(image_field(network, label, scale), start, "heun", 10).last))
+
+# %% tags=["hide-input"]
+plotting.show_pixels(
+    tile(torch.cat(rows), 20)[None],
+    "guidance",
+    "Four rows of twenty digits from the same noise. Without a label any digit comes; with it the "
+    "right one; with more guidance bolder and more alike.",
+)
+
+# %% [markdown]
+# *Figure 8.7.* The same noise with guidance 0 (no label), 1, 2 and 3; two of each class.
+
+# %%
+samplers = stored_results("mnist_samplers")
+print("guidance  accuracy  Fréchet distance  least spread of a class")
+plain = samplers["methods"]["Heun"]["20"]
+for scale, row in {"1.0": plain, **samplers["guidance"]}.items():
+    print(
+        f"{scale:>8s}  {row['accuracy']:8.3f}  {row['frechet']:16.2f}  {row['least_spread']:23.2f}"
+    )
+    record(f"guided_accuracy_{scale}", f"{row['accuracy']:.3f}")
+    record(f"guided_frechet_{scale}", f"{row['frechet']:.2f} ± {row['frechet_sd']:.2f}")
+    record(f"guided_spread_{scale}", f"{row['least_spread']:.2f}")
+record("samplers_floor", f"{samplers['floor']['frechet']:.2f}")
+record("samplers_floor_spread", f"{samplers['floor']['least_spread']:.2f}")
+
+# %% [markdown]
+# ## Solvers at equal evaluations
+#
+# The same weights, six samplers of chapters 5 and 7, in the precision of the training. 1000 digits, three seeds; mean and standard deviation of the Fréchet distance. The floor is that of 1000 test digits.
 
 # %%
 counts = ["5", "10", "20", "50"]
@@ -458,13 +532,18 @@ for name, rows in samplers["methods"].items():
     ]
     print(f"{name:13s}", *(f"{cell:>13s}" for cell in cells))
 print(f"floor {samplers['floor']['frechet']:.2f} ± {samplers['floor']['frechet_sd']:.2f}")
+for name, rows in samplers["methods"].items():
+    for n, row in rows.items():
+        key = f"solver_{name.split('-')[0].split(',')[0]}_{n}"
+        record(key, f"{row['frechet']:.2f} ± {row['frechet_sd']:.2f}")
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["Fréchet distance", "share with the wrong class"])
 for name, rows in samplers["methods"].items():
     n = [int(count) for count in rows]
     style = {"marker": "o", "markersize": 3, "label": name}
-    axes[0].plot(n, [row["frechet"] for row in rows.values()], **style)
+    middle, spread = ([row[key] for row in rows.values()] for key in ("frechet", "frechet_sd"))
+    axes[0].errorbar(n, middle, spread, capsize=2, **style)
     axes[1].plot(n, [1 - row["accuracy"] for row in rows.values()], **style)
 axes[0].axhline(samplers["floor"]["frechet"], color=plotting.TRUTH, linestyle=":")
 axes[1].axhline(1 - samplers["floor"]["accuracy"], color=plotting.TRUTH, linestyle=":")
@@ -483,25 +562,28 @@ plotting.show(
 # %% [markdown]
 # *Figure 8.8.* Samplers on the same weights; dotted: test digits.
 #
-# ### Likelihood
+# ## Likelihood
 #
 # The flow has a density, and chapter 1 computes it: run the digit back to noise and add up the divergence. With 784 numbers the exact divergence costs 784 backward passes, and Hutchinson's estimate one.
 #
-# **Check 8.11** (two divergences). At one time, for two digits: the mean of 400 estimates must lie within five standard errors of the exact divergence.
+# **Check 8.14** (two divergences). At one time, for two digits: the mean of 400 estimates must lie within five standard errors of the exact divergence.
 
 # %%
-pair = AffinePath(LINEAR).sample(x0[:2], x1[:2], torch.full((2,), 0.5, device=device))
+x1 = dequantise(test_digits.images[:2], generator)
+x0 = torch.randn(x1.shape, generator=generator, device=device)
+pair = AffinePath(LINEAR).sample(x0, x1, torch.full((2,), 0.5, device=device))
 t, field = torch.full((2,), 0.5, device=device), image_field(network, test_digits.labels[:2])
-exactly = divergence(field, pair.x_t, t)
 probes = [rademacher_like(pair.x_t, generator) for _ in range(400)]
-many = torch.stack([divergence(field, pair.x_t, t, "hutchinson", probe) for probe in probes])
+with torch.no_grad():  # no second derivatives: they would keep every column's graph
+    exactly = divergence(field, pair.x_t, t)
+    many = torch.stack([divergence(field, pair.x_t, t, "hutchinson", probe) for probe in probes])
 error = many.std(dim=0) / math.sqrt(len(probes))
 within = bool(((many.mean(dim=0) - exactly).abs() < 5 * error).all())
 print("mean of 400 estimates = exact divergence, within five standard errors:", within)
 assert within
 
 # %% [markdown]
-# **Check 8.12** (bits before learning). A flow that does not move has the density of noise, and the bits per dimension of a digit are $7+\tfrac12\log_2(2\pi)+\lVert x\rVert^2/(2d\ln2)$. The function that measures the published weights must find just that. Then it measures a few digits with them.
+# **Check 8.15** (bits before learning). A flow that does not move has the density of noise, and the bits per dimension of a digit are $7+\tfrac12\log_2(2\pi)+\lVert x\rVert^2/(2d\ln2)$. The function that measures the published weights must find just that. Then it measures a few digits with them.
 
 # %%
 few = Digits(*(part[:16] for part in test_digits))
@@ -528,91 +610,6 @@ for steps in ("50", "100"):
 record("bits_digits", quality["bits"]["digits"])
 
 # %% [markdown]
-# ## Straight to the digit
-#
-# Two rounds more, as in chapter 6: the published flow makes 40 000 pairs of noise and digit, a second flow learns the straight lines between them, and a third learns to jump.
-
-# %%
-reflow = stored_results("mnist_reflow")
-print("flow             S per pixel   Fréchet distance after Euler steps")
-for name, row in reflow["flows"].items():
-    cells = [f"{n}: {one['frechet']:.2f}" for n, one in row["euler"].items()]
-    print(f"{name:15s}  {row['straightness']:11.4f}  ", "  ".join(cells))
-print(f"floor {quality['test digits']['frechet']:.2f}")
-record("pairs", reflow["pairs"])
-for name, row in reflow["flows"].items():
-    record(f"straight_{name}", f"{row['straightness']:.4f}")
-    for n, one in row["euler"].items():
-        record(f"euler_{name}_{n}", f"{one['frechet']:.2f}")
-
-# %%
-label = torch.arange(10, device=device).repeat(2)
-start = torch.randn(20, 1, 28, 28, generator=generator, device=device)
-rows = []
-for name in ("mnist", "mnist-reflow", "mnist-one-step"):
-    flow = load_weights(name).network.to(device)
-    with torch.no_grad():
-        rows.append(to_pixels(sample(image_field(flow, label), start, "euler", 1).last))
-
-# %% tags=["hide-input"]
-plotting.show_pixels(
-    tile(torch.cat(rows), 20)[None],
-    "one_step",
-    "Three rows of twenty digits made in one Euler step. Before ReFlow: blurred mean digits, all "
-    "alike. After ReFlow: digits with soft edges. After distillation: digits.",
-)
-
-# %% [markdown]
-# *Figure 8.9.* One Euler step from the same noise: the published flow, after ReFlow, after distillation.
-#
-# **Check 8.13** (one step again). 500 digits in one step from the third flow: the share with the right class as stored, within four standard errors.
-
-# %%
-label = torch.arange(500, device=device) % 10
-flow = load_weights("mnist-one-step").network.to(device)
-one = score_digits(torch.cat(list(sample_digits(flow, label, "euler", 1, seed=3))), label)
-share = reflow["flows"]["mnist-one-step"]["euler"]["1"]["accuracy"]
-error = math.sqrt(share * (1 - share) / 500)
-print("accuracy as stored:", abs(one.accuracy - share) < 4 * error + 0.004)
-assert abs(one.accuracy - share) < 4 * error + 0.004, one.accuracy
-
-# %% [markdown]
-# ## Pairings and times
-#
-# Small networks, a quarter of the size, trained for a fraction of the time, three seeds each: which pairing, which distribution of the time? Fréchet distance of 1000 digits after so many Euler steps.
-
-# %%
-training = stored_results("mnist_training")
-origin = training["provenance"]
-print(f"{origin['script']}, seeds {origin['seeds']}, {origin['device']}, {origin['cpu']}")
-counts = ["1", "2", "5", "10", "50"]
-print(f"{'Euler steps':32s}", *(f"{n:>14s}" for n in counts), "  seconds")
-for name, rows in training["runs"].items():
-    cells = [f"{rows[n]['frechet']:6.1f} ± {rows[n]['frechet_sd']:4.1f}" for n in counts]
-    print(f"{name:32s}", *(f"{cell:>14s}" for cell in cells), f"{rows['seconds']:9.0f}")
-    key = name.replace(", ", "_").replace(" ", "_").replace(".", "")
-    for n, cell in zip(counts, cells, strict=True):
-        record(f"{key}_{n}", cell)
-record("training_runs", len(training["runs"]))
-
-# %% [markdown]
-# And against torchcfm's own example for MNIST: both trained for the same time by the clock on the same machine, both sampled with the same steps from the same noise.
-
-# %%
-versus = stored_results("mnist_torchcfm")
-print(f"{'':9s} parameters  images/s   images  Fréchet  accuracy")
-for name in ("torchcfm", "ours"):
-    row = versus[name]
-    print(
-        f"{name:9s} {row['parameters']:10d}  {row['images_per_second']:8.1f}  {row['images']:7d}"
-        f"  {row['frechet']:7.1f}  {row['accuracy']:8.3f}"
-    )
-    for key, form in (("images_per_second", ".0f"), ("frechet", ".1f"), ("accuracy", ".3f")):
-        record(f"versus_{name}_{key}", format(row[key], form))
-    record(f"versus_{name}_parameters", f"{row['parameters'] / 1e6:.2f} million")
-    record(f"versus_{name}_images", f"{row['images'] / 1000:.0f} thousand")
-
-# %% [markdown]
 # ## Summary
 #
 # - Bytes get noise before they get a density, and lose it again without loss.
@@ -624,7 +621,8 @@ for name in ("torchcfm", "ours"):
 # ## Questions
 #
 # 1. Run the training cell with `pairing="optimal"` and with `"optimal-per-class"`. What happens to the loss, and why does that say nothing about the samples?
-# 2. In Check 8.7 the answers for different noise agree. Would they with `pairing="optimal"`?
+# 2. In Check 8.8 the answers for different noise agree. Would they with `pairing="optimal"`?
 # 3. Make digits with label 10, "no label". What accuracy would a perfect model have, and what does `score_digits` say?
 # 4. Sample with `"sde"` and noise level 0, 1 and 5 at 20 and at 200 evaluations. Where does noise help?
-# 5. How many test digits do you need for a floor below 0.5?
+# 5. Plot the Fréchet distance of 200, 500 and 1000 shipped test digits against $1/N$. Where does the line meet the axis, and why not at 0?
+# 6. Train on other grey images of 28×28 pixels in ten classes: `Run(Settings(), device).steps(Digits(images, labels))`, with bytes of shape $(N,28,28)$. For another size or for colour, use `UNet(image_shape=(3, 32, 32), labels=…)` with the loop of chapter 3. Which of the measures of this lab can you still use?

@@ -2,7 +2,8 @@
 
     .venv/bin/python tests/benchmarks/mnist_quality.py
 
-10 000 digits by Heun's method with 50 and with 10 evaluations, without guidance, from one seed:
+10 000 digits with the labels of the test digits, so that both have as many of each class, by
+Heun's method with 50 and with 10 evaluations, without guidance, from one seed:
 mnist_samplers.py says how much a seed does. The learned field beside the exact one of the
 training digits. The likelihood of test digits, with two step sizes for the solver's error.
 """
@@ -13,6 +14,7 @@ import torch
 from provenance import save
 
 from fmtutorial.classifier import score_digits
+from fmtutorial.devices import fast_precision
 from fmtutorial.exact import ExactField
 from fmtutorial.images import Digits, dequantise, mnist
 from fmtutorial.labs import default_device
@@ -21,27 +23,35 @@ from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.samplers import digit_bits, sample_digits
 from fmtutorial.weights import load_weights
 
-SEED, COUNT, LIKELIHOODS = 0, 10_000, 250
+SEED, LIKELIHOODS = 0, 250
 TIMES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 DEVICE = default_device()
 
 
-def quality(network, steps):
-    labels = torch.arange(COUNT, device=DEVICE) % 10
-    images = torch.cat(list(sample_digits(network, labels, "heun", steps, seed=SEED)))
-    return score_digits(images, labels)._asdict()
+def made(network, labels, steps):
+    """Digits with these labels, in the precision of the training."""
+    options = {"seed": SEED, "precision": fast_precision(DEVICE)}
+    return torch.cat(list(sample_digits(network, labels, "heun", steps, **options)))
+
+
+def nearest(images, train):
+    """Median distance to the nearest training digit, root mean square over pixels."""
+    flat, others = (x.reshape(len(x), -1).float() for x in (images, train.images))
+    distances = torch.cat([torch.cdist(part, others).amin(dim=1) for part in flat.split(250)])
+    return (distances.median() / 28).item()
 
 
 @torch.no_grad()
 def against_exact(network, train, test):
-    """Compare with the minimiser of the training loss, the exact field of all digits of a class.
+    """Compare with the minimiser of the training loss, the exact field of a class's digits.
 
     Both on states made of 500 test digits: their losses per pixel there, and their relative
     distance.
     """
     x1 = dequantise(test.images[:500], torch.Generator(DEVICE).manual_seed(SEED))
     label, path, rows = test.labels[:500], AffinePath(LINEAR), []
-    own = [dequantise(train.images[train.labels == c]) for c in range(10)]
+    generator = torch.Generator(DEVICE).manual_seed(SEED)
+    own = [dequantise(train.images[train.labels == c], generator) for c in range(10)]
     for time_ in TIMES:
         t = torch.full((500,), time_, device=DEVICE)
         generator = torch.Generator(DEVICE).manual_seed(SEED + 1)
@@ -64,13 +74,19 @@ def main():
     network = network.to(DEVICE, memory_format=torch.channels_last)
     test = mnist("test")
     results = {"weights": origin, "test digits": score_digits(*test)._asdict(), "heun": {}}
-    for evaluations in (10, 50):
-        results["heun"][str(evaluations)] = quality(network, evaluations // 2)
-        print(evaluations, results["heun"][str(evaluations)], flush=True)
     train = Digits(*(part.to(DEVICE) for part in mnist("train")))
-    moved = Digits(*(part.to(DEVICE) for part in test))
+    order = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(SEED))
+    moved = Digits(*(part[order].to(DEVICE) for part in test))
+    for evaluations in (10, 50):
+        images = made(network, moved.labels, evaluations // 2)
+        one = score_digits(images, moved.labels)._asdict()
+        results["heun"][str(evaluations)] = one
+        print(evaluations, one, flush=True)
+    sets = {"samples": images[:1000], "test digits": moved.images[:1000]}
+    results["nearest"] = {name: nearest(some, train) for name, some in sets.items()}
+    print(results["nearest"], flush=True)
     results["against_exact"] = against_exact(network, train, moved)
-    first = Digits(*(part[:LIKELIHOODS].to(DEVICE) for part in test))
+    first = Digits(*(part[:LIKELIHOODS] for part in moved))
     results["bits"] = {"digits": LIKELIHOODS}
     for steps in (50, 100):
         bits = digit_bits(network, first, steps)
@@ -78,9 +94,9 @@ def main():
         results["bits"][str(steps)] = one
         print(steps, one, flush=True)
     results["few_seeds_because"] = (
-        "10 000 digits from one seed; mnist_samplers.json has three seeds of 2000"
+        "10 000 digits from one seed; mnist_samplers.json has three seeds of 1000"
     )
-    save("mnist_quality", results, [SEED], started)
+    save("mnist_quality", results, [SEED], started, DEVICE)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,13 @@ from fmtutorial.devices import describe
 RESULTS = Path(fmtutorial.__file__).parent / "results"
 
 
-def save(name: str, results: dict[str, Any], seeds: list[int], started: float) -> None:
+def save(
+    name: str,
+    results: dict[str, Any],
+    seeds: list[int],
+    started: float,
+    device: str | torch.device = "cpu",
+) -> None:
     """Write fmtutorial/results/NAME.json.
 
     Args:
@@ -21,12 +27,13 @@ def save(name: str, results: dict[str, Any], seeds: list[int], started: float) -
         results: numbers, strings, lists and dictionaries.
         seeds: of the runs that the results summarise.
         started: time.perf_counter() at the start.
+        device: where they ran.
     """
     provenance = {
         "script": f"tests/benchmarks/{name}.py",
         "seeds": seeds,
         "minutes": round((time.perf_counter() - started) / 60, 1),
-        **describe(torch.device("cpu")),
+        **describe(torch.device(device)),
     }
     text = json.dumps(results | {"provenance": provenance}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
