@@ -126,7 +126,7 @@ def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
         generator: of u, on the device of the images.
 
     Returns:
-        Float32, shape (B, 1, 28, 28): a channel is added.
+        Shape (B, 1, 28, 28), float32; a channel is added.
 
     Raises:
         TypeError: images are not unsigned bytes.

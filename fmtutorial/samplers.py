@@ -14,7 +14,6 @@ from fmtutorial.images import Digits, bits_per_dimension, dequantise, to_pixels
 from fmtutorial.likelihood import log_likelihood, rademacher_like
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.solvers import (
-    Solution,
     dpm_solver,
     euler,
     heun,
@@ -23,6 +22,7 @@ from fmtutorial.solvers import (
     solve,
     solve_adaptive,
 )
+from fmtutorial.steps import Solution
 
 STEPS = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4}
 COSTS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "dpm": 1, "ddpm": 1, "sde": 1}

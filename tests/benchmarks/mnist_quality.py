@@ -3,9 +3,9 @@
     .venv/bin/python tests/benchmarks/mnist_quality.py
 
 10 000 digits with the labels of the test digits, so that both have as many of each class, by
-Heun's method with 50 and with 10 evaluations, without guidance, from one seed:
-mnist_samplers.py says how much a seed does. The learned field beside the exact one of the
-training digits. The likelihood of test digits, with two step sizes for the solver's error.
+Heun's method with 50 and with 10 evaluations, without guidance, from one seed. The learned field
+beside the exact one of the training digits. The likelihood of test digits, with two step sizes
+for the solver's error.
 """
 
 import time
@@ -94,7 +94,7 @@ def main():
         results["bits"][str(steps)] = one
         print(steps, one, flush=True)
     results["few_seeds_because"] = (
-        "10 000 digits from one seed; mnist_samplers.json has three seeds of 1000"
+        "10 000 digits take ten minutes; how much a seed does is not yet measured"
     )
     save("mnist_quality", results, [SEED], started, DEVICE)
 
