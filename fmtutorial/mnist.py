@@ -165,12 +165,10 @@ def evaluate_command(o: argparse.Namespace) -> None:
     """Measure generated digits, and the digits of the test set beside them."""
     network, origin = load_weights(o.weights)
     network = network.to(o.device, memory_format=torch.channels_last)
-    order = torch.randperm(10_000, generator=torch.Generator("cpu").manual_seed(o.seed))
-    test = DATA[o.data]("test")
-    order = order[order < len(test.labels)]
-    test = Digits(*(part[order].to(o.device) for part in test))
-    # as many of each class as among the test digits, whose scores stand beside
-    labels = test.labels.repeat(1 + o.samples // len(order))[: o.samples]
+    test = Digits(*(part.to(o.device) for part in DATA[o.data]("test")))
+    count = len(test.labels)
+    # the classes in the proportions of the test digits, whose scores stand beside
+    labels = test.labels.sort().values[torch.arange(o.samples) * count // o.samples]
     batches = sample_digits(
         network, labels, o.method, o.steps, o.guidance, o.noise_level, o.seed,
         PRECISIONS[precision_of(o)],
@@ -192,8 +190,9 @@ def evaluate_command(o: argparse.Namespace) -> None:
             f"least spread of a class {min(scores['class_spread']):.2f}"
         )
     if o.bits:
-        first = Digits(*(part[: o.bits] for part in test))
-        bits = digit_bits(network, first, o.bits_steps, o.divergence, o.seed)
+        rows = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(o.seed))
+        some = Digits(*(part[rows[: o.bits].to(o.device)] for part in test))
+        bits = digit_bits(network, some, o.bits_steps, o.divergence, o.seed)
         mean, error = bits.mean().item(), bits.std().item() / len(bits) ** 0.5
         print(f"bits per dimension {mean:.3f} ± {error:.3f} of {len(bits)} test digits")
         found["bits per dimension"] = {"mean": mean, "standard error": error}
