@@ -1,10 +1,12 @@
 """What a device is, and in which precision it is fastest."""
 
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -16,6 +18,16 @@ PRECISIONS = {
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
     """Return a context in which networks on this device run in this precision."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def in_precision(network: Callable[..., Tensor], precision: torch.dtype) -> Callable[..., Tensor]:
+    """Return v(x, t, label) that runs the network in this precision and answers in float32."""
+
+    def single(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        with autocast(x.device, precision):
+            return network(x, t, label).float()
+
+    return single
 
 
 def fast_precision(device: torch.device) -> torch.dtype:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.couplings import exact_ot, within_labels
-from fmtutorial.devices import autocast
+from fmtutorial.devices import in_precision
 from fmtutorial.guidance import LabelledField
 from fmtutorial.images import Digits, dequantise
 from fmtutorial.losses import flow_matching_loss, logit_normal_times, uniform_times
@@ -119,6 +119,7 @@ def digit_loss(
         ValueError: on the first call, the batch cannot be shared equally.
     """
     step, (first, stride) = done, shard
+    network = in_precision(field, precision)
 
     def loss() -> Tensor:
         nonlocal step
@@ -129,8 +130,7 @@ def digit_loss(
         x0, x1, t, label = (rows[first::stride] for rows in batch)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
-            with autocast(x.device, precision):
-                return field(x.contiguous(memory_format=torch.channels_last), t, label).float()
+            return network(x.contiguous(memory_format=torch.channels_last), t, label)
 
         return flow_matching_loss(velocity, AffinePath(LINEAR), x0, x1, t) / x1[0].numel()
 

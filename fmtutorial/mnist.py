@@ -21,7 +21,14 @@ from fmtutorial.images import DATA, Digits, tile, to_pixels
 from fmtutorial.labs import default_device
 from fmtutorial.likelihood import METHODS
 from fmtutorial.runs import Run, Settings, join, steps_within
-from fmtutorial.samplers import SAMPLERS, digit_bits, image_field, sample, sample_digits
+from fmtutorial.samplers import (
+    SAMPLERS,
+    digit_bits,
+    image_field,
+    noise_generators,
+    sample,
+    sample_digits,
+)
 from fmtutorial.weights import NETWORKS, PUBLISHED, load_weights, save_weights
 
 
@@ -223,9 +230,8 @@ def states(
 ) -> Tensor:
     """Return a column of digits 0 … 9 for each column, at every step of a sampler, as pixels."""
     label = torch.arange(CLASSES, device=device).repeat_interleave(columns)
-    start = torch.Generator("cpu").manual_seed(seed)
+    start, later = noise_generators(seed, device)
     x0 = torch.randn(len(label), 1, 28, 28, generator=start, device="cpu")
-    later = torch.Generator(device).manual_seed(2**31 + seed)  # not x0 again
     field = image_field(network, label, scale, precision)
     path = sample(field, x0.to(device), method, steps, noise_level, later).states
     return to_pixels(path.flatten(0, 1)).unflatten(0, path.shape[:2]).cpu()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.devices import autocast
+from fmtutorial.devices import in_precision
 from fmtutorial.diffusion import ddim, solve_sde
 from fmtutorial.fields import VelocityField
 from fmtutorial.gaussians import Gaussian
@@ -84,12 +84,17 @@ def image_field(
         scale: of the guidance.
         precision: in which the network runs.
     """
+    # guidance takes a small difference, in single precision
+    return guided(in_precision(network, precision), label, scale)
 
-    def single(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        with autocast(x.device, precision):
-            return network(x, t, label).float()
 
-    return guided(single, label, scale)  # in single precision: it takes a small difference
+def noise_generators(seed: int, device: torch.device) -> tuple[Generator, Generator]:
+    """Return a generator of the noise to start from, on the CPU, and one of later noise.
+
+    The CPU draws the start, so that a seed means the same digits on every device. Later noise
+    has another seed: with the same one its first draw would be the start again.
+    """
+    return Generator("cpu").manual_seed(seed), Generator(device).manual_seed(2**31 + seed)
 
 
 @torch.no_grad()
@@ -125,8 +130,7 @@ def sample_digits(
 
     Chapter 8.
     """
-    start = Generator("cpu").manual_seed(seed)
-    later = Generator(labels.device).manual_seed(2**31 + seed)  # not x0 again
+    start, later = noise_generators(seed, labels.device)
     for label in labels.split(batch):
         x0 = torch.randn(len(label), 1, 28, 28, generator=start, device="cpu")
         field = image_field(network, label, scale, precision)
