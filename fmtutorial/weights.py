@@ -14,7 +14,7 @@ from torch import nn
 from fmtutorial.networks import DiT, UNet
 
 NETWORKS = {"unet": UNet, "dit": DiT}
-PUBLISHED = ("mnist", "mnist-reflow", "mnist-one-step")
+PUBLISHED = ("mnist",)
 """Names of the weights that come with the package."""
 
 
