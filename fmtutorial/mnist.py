@@ -95,7 +95,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         add("--method", choices=SAMPLERS, default="heun", help="of sampling")
         add("--steps", type=int, default=25, help="of sampling")
         add("--guidance", type=float, default=1.0, help="scale; 1 is none")
-        add("--noise-level", type=float, default=1.0, help='w of the method "sde"')
+        add("--noise-level", type=float, default=1.0, help='of the method "sde", at t = 0')
         if name == "sample":
             add("--out", type=Path, default=Path("digits.png"), help="picture to write")
             add("--columns", type=int, default=10, help="digits of each class")

@@ -22,13 +22,28 @@ from fmtutorial.solvers import (
     solve,
     solve_adaptive,
 )
-from fmtutorial.steps import Solution
+from fmtutorial.steps import ScalarTimeField, Solution
 
-STEPS = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4}
-COSTS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "dpm": 1, "ddpm": 1, "sde": 1}
-"""Evaluations of the field that one step of each sampler takes."""
 
-SAMPLERS = (*COSTS, "adaptive")
+def heun_to_data(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+    """Take Heun's step, but Euler's if it ends at t = 1.
+
+    There a network has hardly been trained, and Heun's method would average with it.
+
+    Source: Karras et al. 2022, Algorithm 1.
+    """
+    return heun(v, x, t, h) if t + h < 1 else euler(v, x, t, h)
+
+
+STEPS = {"euler": euler, "midpoint": midpoint, "heun": heun_to_data, "rk4": rk4}
+SAMPLERS = (*STEPS, "dpm", "ddpm", "sde", "adaptive")
+
+
+def evaluations(method: str, steps: int) -> int:
+    """Return how often a sampler on a fixed grid evaluates the field in so many steps."""
+    if method == "heun":
+        return 2 * steps - 1
+    return {"midpoint": 2, "rk4": 4}.get(method, 1) * steps
 
 
 def sample(
@@ -44,11 +59,12 @@ def sample(
     Args:
         field: v(x, t) of the linear path, for instance of ``guided``.
         x0: noise, shape (B, *event).
-        method: "euler", "midpoint", "heun", "rk4", "dpm" (DPM-Solver++), "adaptive" (with
-            relative and absolute tolerance 1e-4), "ddpm" (the ancestral sampler) or "sde"
-            (Euler-Maruyama).
+        method: "euler", "midpoint", "heun" (with Euler's method in the last step), "rk4", "dpm"
+            (DPM-Solver++), "adaptive" (with relative and absolute tolerance 1e-4), "ddpm" (the
+            ancestral sampler) or "sde" (Euler-Maruyama with noise that falls with σ: constant
+            noise makes it unstable near the data, where λ h/σ² is large).
         steps: of the grid; "adaptive" chooses its own.
-        noise_level: w of "sde".
+        noise_level: of "sde" at t = 0; at time t it is w(t) = noise_level · (1 − t).
         generator: of the noise of "ddpm" and "sde", on the device of x0.
 
     Raises:
@@ -64,7 +80,7 @@ def sample(
     if method == "ddpm":
         return solve(field, x0, times, ddim(path, 1.0, generator))
     if method == "sde":
-        return solve_sde(field, x0, times, path, lambda t: t.new_tensor(noise_level), generator)
+        return solve_sde(field, x0, times, path, lambda t: noise_level * (1 - t), generator)
     if method == "adaptive":
         return solve_adaptive(field, x0, 0.0, 1.0, 1e-4, 1e-4)
     raise ValueError(f'unknown sampler "{method}"; choose from {", ".join(SAMPLERS)}')
@@ -148,7 +164,8 @@ def digit_bits(
 ) -> Tensor:
     """Return the bits per dimension of each digit, given its label.
 
-    Changes variables along the flow from the dequantised digit to noise, with Heun's method. The
+    Changes variables along the flow from the dequantised digit to noise, with Heun's method and
+    steps that grow from the data on, t = 1 − (i/steps)²: near t = 1 the field is stiff. The
     standard error of their mean is their standard deviation over √N, whichever the method: the
     noise of Hutchinson's estimate is part of it.
 
@@ -167,7 +184,7 @@ def digit_bits(
     """
     device, found = digits.images.device, []
     generator = Generator(device).manual_seed(seed)
-    times = torch.linspace(1, 0, steps + 1)
+    times = 1 - torch.linspace(0, 1, steps + 1).square()
     for images, label in zip(digits.images.split(batch), digits.labels.split(batch), strict=True):
         x = dequantise(images, generator)
         probe = rademacher_like(x, generator) if method == "hutchinson" else None

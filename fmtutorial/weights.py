@@ -14,7 +14,7 @@ from torch import nn
 from fmtutorial.networks import DiT, UNet
 
 NETWORKS = {"unet": UNet, "dit": DiT}
-PUBLISHED = ("mnist",)
+PUBLISHED = ("mnist", "mnist-reflow", "mnist-one-step")
 """Names of the weights that come with the package."""
 
 

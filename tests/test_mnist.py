@@ -91,7 +91,7 @@ def test_an_option_sets_its_own_setting(option, value):
 def test_help_names_every_option_and_its_default(capsys):
     for command, words in (
         ("train", ["--resume", "--budget", "(default: 12000)", "optimal-per-class", "0.002"]),
-        ("sample", ["--columns", "(default: heun)", *SAMPLERS, "mnist"]),
+        ("sample", ["--columns", "(default: heun)", *SAMPLERS, "mnist-reflow"]),
         ("evaluate", ["--bits", "--divergence", "(default: 10000)"]),
     ):
         with pytest.raises(SystemExit) as stop:

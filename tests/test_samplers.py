@@ -1,6 +1,7 @@
 """Samplers by name against flows in closed form, and digits of a network that is one."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from fmtutorial.exact import ExactField
 from fmtutorial.images import Digits, dequantise
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.samplers import (
-    COSTS,
     SAMPLERS,
     digit_bits,
+    evaluations,
     image_field,
     sample,
     sample_digits,
 )
-from fmtutorial.solvers import solve_adaptive
+from fmtutorial.solvers import heun, solve, solve_adaptive
 
 DOUBLE = torch.float64
 PATH = AffinePath(LINEAR)
@@ -113,12 +114,12 @@ def test_ddpm_undoes_the_forward_process():
 
 @pytest.mark.parametrize("level", [0.5, 2.0])
 def test_noise_level_is_the_quadratic_variation(level):
-    """Σ (Δx)² over a path tends to w² per entry; the drift adds O(1/steps)."""
+    """Σ (Δx)² over a path tends to ∫ w² (1 − t)² dt = w²/3 per entry; the drift adds O(1/steps)."""
     states = sample(
         GAUSSIAN, normal(20, *EVENT), "sde", 1000, level, torch.Generator().manual_seed(1)
     ).states
     variation = states.diff(dim=0).square().sum(dim=0).mean().item()
-    assert variation == pytest.approx(level**2, rel=0.05)
+    assert variation == pytest.approx(level**2 / 3, rel=0.05)
 
 
 def test_sde_without_noise_is_eulers_method():
@@ -139,20 +140,19 @@ def counting(field):
 
 
 @pytest.mark.parametrize("method", SAMPLERS)
-def test_costs_are_evaluations_a_step(method):
-    """As the solver counts them, and as the field does."""
+def test_evaluations_are_those_the_solver_and_the_field_count(method):
     field, calls = counting(GAUSSIAN)
     solution = sample(field, normal(3, *EVENT), method, 6)
     assert solution.evaluations == len(calls)
     if method != "adaptive":
-        assert solution.evaluations == 6 * COSTS[method]
+        assert solution.evaluations == evaluations(method, 6)
         assert solution.states.shape == (7, 3, *EVENT)
         torch.testing.assert_close(solution.times, torch.linspace(0, 1, 7, dtype=DOUBLE))
 
 
 TIMES = {
     "midpoint": [0, 0.25, 0.5, 0.75],
-    "heun": [0, 0.5, 0.5, 1],
+    "heun": [0, 0.5, 0.5],
     "rk4": [0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1],
     **{name: [0, 0.5] for name in ("euler", "dpm", "ddpm", "sde")},
 }
@@ -183,6 +183,18 @@ def test_fresh_noise_comes_from_the_generator(method):
     )
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 49, 1000])
+def test_heun_takes_its_last_step_by_euler(steps):
+    """On every grid, also where 1/steps is not a binary fraction; before that it is Heun's."""
+    x0, times = normal(2, *EVENT), torch.linspace(0, 1, steps + 1)
+    states = sample(MIXTURE, x0, "heun", steps).states
+    if steps > 1:
+        assert torch.equal(states[:-1], solve(MIXTURE, x0, times[:-1], heun).states)
+    assert torch.equal(states[-1], solve(MIXTURE, states[-2], times[-2:]).last)
+    single = sample(MIXTURE, x0.float(), "heun", steps)
+    assert single.evaluations == 2 * steps - 1 == evaluations("heun", steps)
 
 
 def test_an_unknown_sampler_is_refused():
@@ -323,7 +335,7 @@ def test_states_stay_in_float32(precision):
     x0 = noise_of(0, 30)[:, None]
     solution = sample(field, x0, "heun", 3)
     assert solution.states.dtype == torch.float32
-    assert seen == [(torch.float32, precision != torch.float32)] * 6
+    assert seen == [(torch.float32, precision != torch.float32)] * 5
     exact = (x0.flatten(1).double() @ matrix.double()).reshape(x0.shape)
     velocity = field(x0, torch.zeros(30))
     assert velocity.dtype == torch.float32  # a solver's sums of two would lose digits
@@ -417,6 +429,7 @@ def test_bits_take_two_evaluations_a_step_from_data_to_noise():
         return x
 
     digit_bits(network, grey_digits(5), 4)
-    assert times == pytest.approx([1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0])
+    grid = [1, 15 / 16, 3 / 4, 7 / 16, 0]
+    assert times == pytest.approx([t for ends in pairwise(grid) for t in ends])
     with pytest.raises(ValueError, match='unknown method "trace"'):
         digit_bits(network, grey_digits(5), 4, "trace")
