@@ -14,7 +14,7 @@ export OMP_NUM_THREADS := 1
 help:
 	@echo "make book                  build the site in _build/html"
 	@echo "make test                  run every test, every lab and the linter"
-	@echo "make notebooks [LAB=name]  run labs from their .py files and store the outputs"
+	@echo "make notebooks [LAB=name]  run labs and exercises from their .py files, store the outputs"
 	@echo "make colab [LAB=name]      run labs as Colab would: only the package, in an empty folder"
 	@echo "make lint                  check style and format"
 	@echo "make repository            copy the repository's address to the files that name it"
@@ -31,6 +31,7 @@ test: .venv/test-ready lint book
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 tests notebooks
 
 notebooks: .venv/test-ready
+	@$(BIN)/python $(TOOLS)/sheets.py
 	@$(BIN)/python $(TOOLS)/labs.py $(LAB)
 
 colab: .venv/test-ready

@@ -10,7 +10,9 @@ import pytest
 from contents import pages
 
 ROOT = Path(__file__).resolve().parents[1]
-LABS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+NOTEBOOKS = ROOT / "notebooks"
+LABS = sorted(str(p.relative_to(NOTEBOOKS).with_suffix("")) for p in NOTEBOOKS.rglob("*.py"))
+"""Labs, sheets of exercises and their solutions: "05-solvers", "exercises/05-solvers", …"""
 
 FIRST_CELL = """\
 # On Colab this cell installs the book's package; elsewhere it does nothing.
@@ -45,9 +47,10 @@ def test_there_are_labs():
 
 
 def test_every_notebook_has_a_script_and_a_place_in_the_contents():
-    stems = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert stems == set(LABS), "run `make notebooks`, or remove the .ipynb without a .py"
-    missing = {f"notebooks/{lab}" for lab in LABS} - set(pages())
+    stored = {str(p.relative_to(NOTEBOOKS).with_suffix("")) for p in NOTEBOOKS.rglob("*.ipynb")}
+    assert stored == set(LABS), "run `make notebooks`, or remove the .ipynb without a .py"
+    shown = {f"notebooks/{lab}" for lab in LABS if not lab.startswith("solutions/")}
+    missing = shown - set(pages())
     assert not missing, f"_toc.yml lacks {sorted(missing)}: the site would leave them out silently"
 
 

@@ -87,7 +87,32 @@ def test_every_other_module_runs_without_matplotlib():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_are_small(module):
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_modules_are_small(path):
     """One idea each: 250 lines, or a few more."""
-    assert len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines()) <= 275
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 275
+
+
+COURSEWORK = {
+    "exercises": 0,
+    "catalogue": 2,
+    "checking": 3,
+    "__init__": 4,
+    "worker": 4,
+    "grading": 4,
+    "__main__": 5,
+}
+"""Of fmtutorial.coursework; its other modules hold the exercises of a sheet each, at level 1."""
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("coursework/*.py")), ids=lambda p: p.stem)
+def test_coursework_imports_point_one_way(path):
+    found = imports(f"coursework/{path.stem}")
+    ours = {name.split(".")[2] for name in found if name.startswith("fmtutorial.coursework.")}
+    level = COURSEWORK.get(path.stem, 1)
+    assert all(COURSEWORK.get(other, 1) < level for other in ours), f"{path.stem} imports {ours}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_imports_coursework(module):
+    assert not [name for name in imports(module) if name.startswith("fmtutorial.coursework")]

@@ -1,10 +1,11 @@
-"""Run the labs.
+"""Run the labs and the sheets of exercises.
 
     python book/_tools/labs.py [NAME ...]               run NAME.py, store the outputs in NAME.ipynb
     python book/_tools/labs.py --isolated [NAME ...]    run NAME.ipynb as Colab would
 
-Without a name, all labs run. The stored outputs hold no time stamps and no random ids: running a
-deterministic lab again changes nothing.
+A name is "05-solvers", "exercises/05-solvers" or "solutions/05-solvers"; without one, all run. The
+stored outputs hold no time stamps and no random ids: running a deterministic lab again changes
+nothing.
 """
 
 import argparse
@@ -79,8 +80,8 @@ def run_isolated(name, colab):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment["PATH"] = f"{colab / 'venv' / 'bin'}{os.pathsep}{environment['PATH']}"
     with tempfile.TemporaryDirectory(prefix="empty-", dir=colab) as folder:
-        nbformat.write(notebook, Path(folder, f"{name}.ipynb"))
-        command = [colab / "venv" / "bin" / "jupyter", "execute", f"{name}.ipynb"]
+        nbformat.write(notebook, Path(folder, "lab.ipynb"))
+        command = [colab / "venv" / "bin" / "jupyter", "execute", "lab.ipynb"]
         run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if run.returncode != 0:
         raise RuntimeError(run.stderr)
@@ -111,7 +112,7 @@ def run_all(run, names):
 
 
 def main():
-    known = sorted(path.stem for path in LABS.glob("*.py"))
+    known = sorted(str(p.relative_to(LABS).with_suffix("")) for p in LABS.rglob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="one of " + ", ".join(known))
     parser.add_argument("--isolated", action="store_true", help="run as Colab would")

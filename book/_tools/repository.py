@@ -44,7 +44,7 @@ def files(root=ROOT):
         "*.yml",
         ".github/**/*.yml",
         "book/*.md",
-        "notebooks/*.*",
+        "notebooks/**/*.*",
     )
     return sorted(path for pattern in patterns for path in root.glob(pattern))
 

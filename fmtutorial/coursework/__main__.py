@@ -1,0 +1,71 @@
+"""Grade submitted exercise sheets: python -m fmtutorial.coursework grade --help."""
+
+import argparse
+import csv
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fmtutorial.coursework.catalogue import SHEETS
+from fmtutorial.coursework.grading import Limits, Row, grade_all
+
+FIELDS = [field.name for field in dataclasses.fields(Row)]
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m fmtutorial.coursework")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    text = "Run submitted sheets, each in its own process, and judge what their functions return."
+    one = commands.add_parser("grade", help=text, description=text)
+    one.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION.ipynb")
+    one.add_argument("--sheet", choices=SHEETS, help="left out: the one that a notebook checks")
+    one.add_argument("--seed", type=int, default=1, help="of the inputs (default: 1)")
+    one.add_argument("--out", type=Path, help="file to write, .csv or .json")
+    one.add_argument("--seconds", type=float, default=60.0, help="for each cell and exercise (60)")
+    one.add_argument("--memory", type=float, default=1.0, help="GB for each (1; Linux only)")
+    one.add_argument("--jobs", type=int, default=2, help="submissions at a time (2)")
+    options = parser.parse_args(arguments)
+    if options.out and options.out.suffix not in (".csv", ".json"):
+        parser.error("--out must end in .csv or .json")
+    return options
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """Write all rows as CSV or JSON, by the name of the file."""
+    records = [dataclasses.asdict(row) for row in rows]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        if path.suffix == ".json":
+            json.dump(records, file, indent=1, ensure_ascii=False)
+        else:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(records)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Grade, print a table and write the file."""
+    o = parse(arguments)
+    if importlib.util.find_spec("IPython") is None:
+        sys.exit("grading runs notebooks and needs IPython: pip install ipython")
+    rows, limits = [], Limits(o.seconds, int(o.memory * 2**30))
+    graded = grade_all(o.submissions, o.seed, limits, o.jobs, o.sheet)
+    for some in tqdm(graded, total=len(o.submissions), unit="notebook", file=sys.stderr):
+        rows += some
+        if o.out:
+            write(o.out, rows)
+        points, of = sum(row.points for row in some), sum(row.of for row in some)
+        first = some[0]
+        line = f"{first.submission}  {first.sheet}  {points}/{of}  {first.seconds:.0f} s"
+        tqdm.write(f"{line}  {first.remarks}".rstrip())
+        for row in some:
+            if row.status != "right":
+                tqdm.write(f"    {row.exercise or 'file'}: {row.status}. {row.text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises: ODE solvers
+#
+# You write the solvers of chapter 5. Each exercise has a statement, a function with a blank, and a line that checks it: on random states of several shapes, against the right answer. If something is wrong, it says what it looks like. Another seed draws other inputs: `check(..., seed=1)`.
+#
+# Work without the package's own solvers: `torch` is all you need. States have shape $(B,\dots)$. The velocity field $v_t(x)$ of the book comes in two forms here. In the first exercise `v(x, t)` wants a time for each sample, `t` of shape $(B,)$. In the others it wants one time for the whole batch, of shape `()`. Each statement says which.
+
+# %%
+# On Colab this cell installs the book's package; elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    print("Installing the book's package")
+    # %pip install -q git+https://github.com/fmtutorial/fmtutorial
+
+# %%
+import torch
+
+from fmtutorial.coursework import check
+
+# %% [markdown]
+# ## Euler's method (1 point)
+#
+# Follow the tangents over a grid of times $t_0,\dots,t_n$: from $t_i$ to $t_{i+1}$ the state moves by $(t_{i+1}-t_i)\,v_{t_i}(x)$. The grid is not even, and it may run backwards.
+#
+# `v(x, t)` takes states of shape $(B,\dots)$ and a time for each, shape $(B,)$. Return the state at the last time.
+
+
+# %%
+def euler_solve(v, x, times):
+    """Return the state at times[-1]; x is the one at times[0], times has shape (n + 1,)."""
+    # BEGIN SOLUTION
+    for t, following in zip(times[:-1], times[1:], strict=True):
+        x = x + (following - t) * v(x, t.expand(len(x)))
+    return x
+    # END SOLUTION
+
+
+check("solvers.euler_solve", euler_solve)
+
+# %% [markdown]
+# ## Heun's method (1 point)
+#
+# One step from $t$ to $t+h$. Take Euler's step, look at the velocity where it ends, and take the mean of that and of the first velocity instead. Here `v(x, t)` takes one time for the whole batch, of shape `()`; `h` may be negative.
+
+
+# %%
+def heun_step(v, x, t, h):
+    """Return the state at t + h; x has shape (B, ...), t and h have shape ()."""
+    # BEGIN SOLUTION
+    first = v(x, t)
+    second = v(x + h * first, t + h)
+    return x + h / 2 * (first + second)
+    # END SOLUTION
+
+
+check("solvers.heun_step", heun_step)
+
+# %% [markdown]
+# ## The classical Runge–Kutta method (2 points)
+#
+# Four velocities: $k_1$ at the beginning; $k_2$ after half a step along $k_1$; $k_3$ after half a step along $k_2$; $k_4$ after a whole step along $k_3$. The state moves by $h\,(k_1+2k_2+2k_3+k_4)/6$.
+
+
+# %%
+def rk4_step(v, x, t, h):
+    """Return the state at t + h; x has shape (B, ...), t and h have shape ()."""
+    # BEGIN SOLUTION
+    k1 = v(x, t)
+    k2 = v(x + h / 2 * k1, t + h / 2)
+    k3 = v(x + h / 2 * k2, t + h / 2)
+    k4 = v(x + h * k3, t + h)
+    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    # END SOLUTION
+
+
+check("solvers.rk4_step", rk4_step)
+
+# %% [markdown]
+# ## An experiment: which order?
+#
+# Solve $\dot x=-2tx$ from $x=1$ at $t=0$ to $t=1$ with 10, 20, 40 and 80 steps of each of your three methods, in double precision. The solution is $e^{-t^2}$. Heun's method and Runge–Kutta's need a loop of your own around the step. By what factor does the error fall when the number of steps is doubled? Which order does that show? And which method is best if every method may evaluate the field 80 times?
+
+# %% tags=["solution"]
+decay = lambda x, t: -2 * t.reshape(-1, *[1] * (x.ndim - 1)) * x  # noqa: E731
+
+
+def error(step, n):
+    """The error at t = 1 after n steps."""
+    x, h = torch.ones(1, 1, dtype=torch.float64), torch.tensor(1 / n, dtype=torch.float64)
+    for i in range(n):
+        x = step(decay, x, i * h, h)
+    return abs(x.item() - torch.tensor(-1.0, dtype=torch.float64).exp().item())
+
+
+# %% tags=["solution"]
+def euler_step(v, x, t, h):
+    return euler_solve(v, x, torch.stack([t, t + h]))
+
+
+for step, cost in ((euler_step, 1), (heun_step, 2), (rk4_step, 4)):
+    errors = [error(step, n) for n in (10, 20, 40, 80)]
+    ratios = ", ".join(f"{a / b:.1f}" for a, b in zip(errors, errors[1:], strict=False))
+    print(f"{step.__name__:10s} ratios {ratios};  80 evaluations: {error(step, 80 // cost):.0e}")
+
+# %% [markdown] tags=["solution"]
+# The factors are near 2, 4 and 16: orders 1, 2 and 4. With 80 evaluations each, RK4 takes only 20 steps and is still the best by far, because the field is smooth. With few evaluations that changes: see chapter 5.

@@ -1,0 +1,153 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises: ReFlow
+#
+# You measure how straight a flow is, distil it into one step, and write the target of MeanFlow. You need the definition of straightness, the section on distillation and the one on mean velocities of chapter 6. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
+#
+# Work with `torch` alone. A squared norm $\lVert\cdot\rVert^2$ is the sum over all entries of an event, whatever its shape: numbers, points or images. An expectation is the mean over the batch.
+
+# %%
+# On Colab this cell installs the book's package; elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    print("Installing the book's package")
+    # %pip install -q git+https://github.com/fmtutorial/fmtutorial
+
+# %%
+import warnings
+
+import torch
+
+from fmtutorial.coursework import check
+
+# PyTorch warns of its own use of torch.jit when torch.func.jvp is first called
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+# %% [markdown]
+# ## Straightness (1 point)
+#
+# A solver has returned the states $Z_{t_0},\dots,Z_{t_n}$ at times $0=t_0<\dots<t_n=1$, which are not evenly spaced. Join the states of each sample by straight lines. Along this polygon the velocity $\dot Z_t$ is constant in each step. Return
+#
+# $$S=\mathbb E\int_0^1\lVert(Z_1-Z_0)-\dot Z_t\rVert^2\,dt.$$
+#
+# `states` has shape $(n+1,B,\dots)$ and `times` shape $(n+1,)$. Sum over the event, average over the batch, and integrate over the time exactly.
+
+
+# %%
+def straightness(states, times):
+    """Return S, shape (); states has shape (n + 1, B, ...), times has shape (n + 1,)."""
+    # BEGIN SOLUTION
+    line = states[-1] - states[0]
+    total = 0
+    for i in range(len(times) - 1):
+        gap = times[i + 1] - times[i]
+        bend = line - (states[i + 1] - states[i]) / gap
+        total = total + gap * (bend**2).reshape(len(bend), -1).sum(dim=1).mean()
+    return total
+    # END SOLUTION
+
+
+check("reflow.straightness", straightness)
+
+# %% [markdown]
+# ## Distillation (1 point)
+#
+# The pairs of $x_0$ and $x_1$ come from a teacher: $x_1$ is where its flow takes the noise $x_0$. A student is to get there in one Euler step of length 1 from $t=0$. Return its loss, $\mathbb E\lVert x_0+v_0(x_0)-x_1\rVert^2$.
+#
+# `v(x, t)` takes states of shape $(B,\dots)$ and a time for each, shape $(B,)$. Sum over the event and average over the batch.
+
+
+# %%
+def distillation_loss(v, x0, x1):
+    """Return the loss, shape (); x0 and x1 have shape (B, ...)."""
+    # BEGIN SOLUTION
+    miss = x0 + v(x0, x0.new_zeros(len(x0))) - x1
+    return (miss**2).reshape(len(x0), -1).sum(dim=1).mean()
+    # END SOLUTION
+
+
+check("reflow.distillation_loss", distillation_loss)
+
+# %% [markdown]
+# ## The target of MeanFlow (2 points)
+#
+# `u(x, start, end)` is a network for the mean velocity from time $s$ = `start` to time $t$ = `end`. It takes states of shape $(B,\dots)$ and two times for each, both of shape $(B,)$, with $s\le t$. `velocity` is the velocity $w$ of the line at $x$. Return the target of its regression,
+#
+# $$\Psi(w)=w+(t-s)\,\bigl(\partial_su_{s,t}(x)+(w\cdot\nabla)\,u_{s,t}(x)\bigr),$$
+#
+# in the shape of `x`. The bracket is the derivative of $u$ in the direction $(w,1,0)$ of its arguments $(x,s,t)$. `torch.func.jvp(function, arguments, direction)` takes two tuples of tensors of the same shapes, so that 1 and 0 stand for tensors of ones and zeros, and returns the value and this derivative. You need not stop the gradient here.
+
+
+# %%
+def mean_velocity_target(u, x, start, end, velocity):
+    """Return Ψ(velocity), shaped like x; start and end have shape (B,)."""
+    # BEGIN SOLUTION
+    direction = (velocity, torch.ones_like(start), torch.zeros_like(end))
+    _, rate = torch.func.jvp(u, (x, start, end), direction)
+    length = (end - start).reshape(-1, *[1] * (x.ndim - 1))
+    return velocity + length * rate
+    # END SOLUTION
+
+
+check("reflow.mean_velocity_target", mean_velocity_target)
+
+# %% [markdown]
+# ## An experiment: rays that are not straight
+#
+# Independent pairs with $x_0\sim\mathcal N(0,I)$ and $x_1\sim\mathcal N(0,a^2I)$ have the flow $Z_t=\sqrt{c_t}\,x_0$ with $c_t=(1-t)^2+t^2a^2$. Its velocity is $v_t(x)=\frac{\dot c_t}{2c_t}\,x$, and its mean velocity is $\bar u_{s,t}(x)=\frac1{t-s}\bigl(\sqrt{c_t/c_s}-1\bigr)\,x$. Take 1000 points in the plane, in double precision, and $a=0.5,1,4$.
+#
+# First compute the states at 1001 even times and their $S$. Divide it by $a$ and by the mean of $\lVert x_0\rVert^2$. Every particle moves on a ray through the origin: why is $S$ not zero?
+#
+# Then compute the distillation loss of two students on the pairs $(x_0,Z_1)$: the velocity $v_t$ itself, and one that answers with $\bar u_{0,1}$. Divide by the mean of $\lVert x_0\rVert^2$ too. Where does the one step of $v_0$ land?
+#
+# Last, take the points $x=x_0$ themselves as states, at random times $s<0.8$ and with ends $t=s+0.2$. Let `velocity` be $v_s(x)$. How far is your target from $\bar u_{s,t}(x)$? Give the norm of the difference, over all points, relative to the norm of $\bar u$. And how far is the target with a minus sign, $2w-\Psi(w)$?
+
+
+# %% tags=["solution"]
+def column(t):
+    return t.reshape(-1, 1)
+
+
+def flow(a):
+    """Return c_t, v_t(x) and the mean velocity u(x, s, t) for standard deviation a."""
+    c = lambda t: (1 - t) ** 2 + t**2 * a**2  # noqa: E731
+    v = lambda x, t: column((t * a**2 - (1 - t)) / c(t)) * x  # noqa: E731
+    u = lambda x, s, t: column(((c(t) / c(s)).sqrt() - 1) / (t - s)) * x  # noqa: E731
+    return c, v, u
+
+
+# %% tags=["solution"]
+generator = torch.Generator().manual_seed(0)
+x0 = torch.randn(1000, 2, generator=generator, dtype=torch.float64)
+times, size = torch.linspace(0, 1, 1001, dtype=torch.float64), (x0**2).sum(dim=1).mean()
+for a in (0.5, 1.0, 4.0):
+    c, v, u = flow(a)
+    states = c(times).sqrt().reshape(-1, 1, 1) * x0
+    bends = straightness(states, times) / (a * size)
+    jump = lambda x, t, u=u: u(x, t, t + 1)  # noqa: E731
+    losses = [distillation_loss(field, x0, states[-1]) / size for field in (v, jump)]
+    print(f"a = {a}: S {bends:.3f}, losses {losses[0]:.2f} and {losses[1]:.2f}")
+
+# %% tags=["solution"]
+s = 0.8 * torch.rand(1000, generator=generator, dtype=torch.float64)
+for a in (0.5, 1.0, 4.0):
+    c, v, u = flow(a)
+    w, mean = v(x0, s), u(x0, s, s + 0.2)
+    target = mean_velocity_target(u, x0, s, s + 0.2, w)
+    plus, minus = ((one - mean).norm() / mean.norm() for one in (target, 2 * w - target))
+    print(f"a = {a}: with plus below 1e-10: {bool(plus < 1e-10)}, with minus {minus:.1f}")
+
+# %% [markdown] tags=["solution"]
+# $S$ is $(2-\frac\pi2)\,a\lVert x_0\rVert^2$, with $2-\frac\pi2=0.429$, as in the example of the chapter. The rays are straight, but the particles change their speed on the way: for $a=1$ they go inwards and come back to where they were. Straightness is about speed too.
+#
+# At $t=0$ the velocity is $-x$, so its one step takes every point to the mean of the data, 0, and misses $Z_1=a\,x_0$ by $a^2\lVert x_0\rVert^2$. The mean velocity makes the jump without error. Both students answer for the same flow; only one of them was asked for what a single step needs.
+#
+# With the plus the identity holds up to rounding. With the minus the target is wrong by about as much as the mean velocity is large, so a network trained on it would learn something else.

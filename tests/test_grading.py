@@ -1,0 +1,226 @@
+"""The grader: whatever a submission does, it gets a clear row and the others are graded."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmtutorial.coursework import grading
+from fmtutorial.coursework.__main__ import main
+from fmtutorial.coursework.catalogue import SHEETS
+from fmtutorial.coursework.grading import Limits, Unreadable, read_cells, sheet_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SHEET = "05-solvers"
+IMPORT = "from fmtutorial.coursework import check"
+EULER = """\
+def euler_solve(v, x, times):
+    for t, following in zip(times[:-1], times[1:], strict=True):
+        x = x + (following - t) * v(x, t.expand(len(x)))
+    return x
+
+
+check("solvers.euler_solve", euler_solve)"""
+HEUN = """\
+def heun_step(v, x, t, h):
+    first = v(x, t)
+    return x + h / 2 * (first + v(x + h * first, t + h))
+
+
+check("solvers.heun_step", heun_step)"""
+RK4 = """\
+def rk4_step(v, x, t, h):
+    k1 = v(x, t)
+    k2 = v(x + h / 2 * k1, t + h / 2)
+    k3 = v(x + h / 2 * k2, t + h / 2)
+    k4 = v(x + h * k3, t + h)
+    return x + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6
+
+
+check("solvers.rk4_step", rk4_step)"""
+# The verdict, the check and what the process writes, all changed from inside.
+PATCH = """\
+import fmtutorial.coursework.checking as checking
+
+checking.check = check = lambda *_: print("right")
+checking.judge = lambda *_: checking.Verdict("right", "")"""
+FORGE = """\
+import inspect
+
+for frame in inspect.stack():
+    if "exercise_called" in frame.frame.f_globals:
+        frame.frame.f_globals["outcomes"] = lambda *_: ["right"] * 6"""
+
+SUBMISSIONS = {
+    "good": [EULER, HEUN, RK4],
+    "endless cell": [EULER, "while True:\n    pass", HEUN, RK4],
+    "endless function": [EULER, "def heun_step(v, x, t, h):\n    while True:\n        pass", RK4],
+    "exit": [EULER, "exit()", HEUN, "import sys\nsys.exit(1)", RK4],
+    "kills itself": [EULER, "import os\nos._exit(0)", HEUN, RK4],
+    "function kills itself": [EULER, "import os\nheun_step = lambda *_: os._exit(0)", RK4],
+    "two gigabytes": [EULER, "import torch\nx = torch.ones(2**29)", HEUN, RK4],
+    "prints a gigabyte": [EULER, "print('x' * 10**9)", HEUN, RK4],
+    "deleted cell": [EULER, RK4],
+    "renamed function": [EULER, HEUN.replace("heun_step(", "my_heun("), RK4],
+    "syntax error": [EULER, "def f(:\n    pass", HEUN, RK4],
+    "blank": [EULER, "def heun_step(v, x, t, h):\n    raise NotImplementedError", RK4],
+    "wrong": [EULER.replace("following - t", "t - following"), HEUN, RK4.replace(" / 6", "")],
+    "patched check": [PATCH, EULER, "def heun_step(v, x, t, h):\n    return x", RK4],
+    "forged results": [FORGE, EULER, HEUN, RK4],
+    "borrowed": [EULER, "from fmtutorial.steps import heun as heun_step", RK4],
+    "reads input": [EULER, "name = input()", HEUN, RK4],
+    "good again": [EULER, HEUN, RK4],
+}  # fmt: skip
+
+
+def notebook(cells):
+    code = [{"cell_type": "code", "source": cell, "metadata": {}} for cell in [IMPORT, *cells]]
+    return json.dumps({"cells": code, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """All of them in one call, as a lecturer would; the rows by submission."""
+    folder = tmp_path_factory.mktemp("submissions")
+    for name, cells in SUBMISSIONS.items():
+        (folder / f"{name}.ipynb").write_text(notebook(cells), encoding="utf-8")
+    (folder / "empty.ipynb").write_text("")
+    (folder / "binary.ipynb").write_bytes(bytes(range(256)) * 100)
+    (folder / "list.ipynb").write_text("[1, 2]")
+    (folder / "unrelated.ipynb").write_text(notebook(["print(1)"]))
+    paths = [folder / f"{name}.ipynb" for name in SUBMISSIONS]
+    paths += [folder / f"{name}.ipynb" for name in ("empty", "binary", "list", "unrelated", "none")]
+    out = folder / "grades.csv"
+    main(["grade", *map(str, paths), "--out", str(out), "--seconds", "15"])
+    rows = {}
+    with out.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault(row["submission"].split("/")[-1].removesuffix(".ipynb"), []).append(row)
+    return rows
+
+
+def statuses(rows):
+    return [row["status"] for row in rows]
+
+
+RIGHT = ["right"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "text"),
+    [
+        ("good", RIGHT, ""),
+        ("endless cell", RIGHT, "Cell 3 takes more than 15 seconds and was left out."),
+        ("endless function", ["right", "error", "right"], "takes more than 15 seconds"),
+        ("exit", RIGHT, ""),
+        ("kills itself", RIGHT, "Cell 3 ends its own process and was left out."),
+        ("function kills itself", ["right", "error", "right"], "ends its own process"),
+        ("two gigabytes", RIGHT, ""),
+        ("prints a gigabyte", RIGHT, ""),
+        ("deleted cell", ["right", "missing", "right"], "There is no function heun_step."),
+        ("renamed function", ["right", "missing", "right"], "Was it renamed? There is my_heun."),
+        ("syntax error", RIGHT, ""),
+        ("blank", ["right", "not attempted", "right"], "not attempted"),
+        ("wrong", ["wrong", "right", "wrong"], "divide by 6"),
+        (
+            "patched check",
+            ["right", "wrong", "right"],
+            "Has the line `import fmtutorial.coursework.checking as checking`.",
+        ),
+        ("forged results", ["error"] * 3, "no results"),
+        ("borrowed", RIGHT, "Has the line `from fmtutorial.steps import heun as heun_step`."),
+        ("reads input", RIGHT, ""),
+        ("good again", RIGHT, ""),
+    ],
+)
+def test_submissions_get_clear_rows(graded, name, expected, text):
+    rows = graded[name]
+    assert [row["exercise"] for row in rows] == [e.name for e in SHEETS[SHEET]]
+    assert statuses(rows) == expected, rows
+    assert text in " ".join(row["text"] + " " + row["remarks"] for row in rows)
+    for row, exercise in zip(rows, SHEETS[SHEET], strict=True):
+        assert int(row["points"]) == (exercise.points if row["status"] == "right" else 0)
+        assert int(row["of"]) == exercise.points
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("empty", "not a notebook"),
+        ("binary", "not a notebook"),
+        ("list", "not a notebook"),
+        ("unrelated", "name the sheet with --sheet"),
+        ("none", "cannot be read"),
+    ],
+)
+def test_what_is_no_submission_gets_one_row(graded, name, text):
+    (row,) = graded[name]
+    assert row["status"] == "unreadable" and text in row["text"]
+
+
+def test_json_holds_the_same_and_a_seed_changes_nothing_for_the_right(tmp_path):
+    (tmp_path / "a.ipynb").write_text(notebook([EULER, HEUN, RK4]), encoding="utf-8")
+    out = tmp_path / "grades.json"
+    main(["grade", str(tmp_path / "a.ipynb"), "--out", str(out), "--seed", "12"])
+    rows = json.loads(out.read_text(encoding="utf-8"))
+    assert statuses(rows) == RIGHT and sum(row["points"] for row in rows) == 4
+
+
+def test_a_file_of_another_kind_is_refused_before_anything_runs(capsys):
+    with pytest.raises(SystemExit):
+        main(["grade", "a.ipynb", "--out", "grades.xls"])
+    assert "must end in .csv or .json" in capsys.readouterr().err
+
+
+def test_the_sheet_is_the_one_that_is_checked():
+    assert sheet_of([IMPORT, "check('solvers.rk4_step', f)"]) == SHEET
+    with pytest.raises(Unreadable):
+        sheet_of(["check('solvers.unknown', f)"])
+
+
+def test_the_sheets_import_nothing_that_gets_a_remark():
+    sheets = sorted((ROOT / "notebooks" / "exercises").glob("*.py"))
+    lines = {
+        line
+        for path in sheets
+        for line in grading.IMPORTED.findall(path.read_text(encoding="utf-8"))
+    }
+    assert lines == grading.HANDED_OUT
+
+
+def test_huge_files_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "SIZE", 10)
+    path = tmp_path / "big.ipynb"
+    path.write_text(notebook([EULER]), encoding="utf-8")
+    with pytest.raises(Unreadable, match="more than"):
+        read_cells(path)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"",
+        b"not a file of torch",
+        [torch.zeros(2)],  # too few
+        {"a": 1},
+        ["right"] * 6,
+        [{"kind": 1, "text": 2}] * 6,
+    ],
+)
+def test_forged_files_are_no_results(tmp_path, forged):
+    path = tmp_path / "x.pt"
+    if isinstance(forged, bytes):
+        path.write_bytes(forged)
+    else:
+        torch.save(forged, path)
+    assert grading.read_outcomes(path, SHEETS[SHEET][0]) is None
+
+
+def test_a_worker_that_never_starts_is_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(grading.sys, "executable", "/bin/false")
+    path = tmp_path / "a.ipynb"
+    path.write_text(notebook([EULER, HEUN, RK4]), encoding="utf-8")
+    rows = grading.grade(path, 0, Limits(5))
+    assert [row.status for row in rows] == ["error"] * 3
