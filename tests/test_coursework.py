@@ -97,6 +97,10 @@ def raises(x):
     return y + missing  # noqa: F821
 
 
+def unsupported(x):
+    raise NotImplementedError("linalg_eig not implemented for Half")
+
+
 def leaves(x):
     raise SystemExit(3)
 
@@ -119,6 +123,8 @@ def leaves(x):
         (in_place, "error", "changes its argument number 1 in place"),
         (raises, "error", "Line 3 of raises, `return y \\+ missing.*NameError"),
         (leaves, "error", "SystemExit: 3"),
+        (unsupported, "error", "NotImplementedError: linalg_eig"),
+        (lambda x: (2 * x).to_sparse(), "error", "a plain one on the CPU is wanted"),
     ],
 )
 def test_what_goes_wrong_is_said(function, status, text):

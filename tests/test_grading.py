@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmtutorial.coursework import grading
-from fmtutorial.coursework.__main__ import main
+from fmtutorial.coursework import grading, process
+from fmtutorial.coursework.__main__ import main, notebooks
 from fmtutorial.coursework.catalogue import SHEETS
 from fmtutorial.coursework.grading import Limits, Unreadable, read_cells, sheet_of
 
@@ -53,6 +53,25 @@ for frame in inspect.stack():
     if "exercise_called" in frame.frame.f_globals:
         frame.frame.f_globals["outcomes"] = lambda *_: ["right"] * 6"""
 
+# The file in which the process says what it does, turned into something that holds up a reader.
+PIPE = """\
+import os
+
+folder = os.getcwd()
+os.remove(folder + "/progress")
+os.mkfifo(folder + "/progress")
+while True:
+    pass"""
+REWRITE = """\
+while True:
+    for place in ("cell 1", "cell 2", "cell 3", "cell x"):
+        with open("progress", "w") as file:
+            file.write(place)"""
+
+LONG = """\
+def heun_step(v, x, t, h):
+    raise ValueError("\\ud800" * 10**7)"""
+
 SUBMISSIONS = {
     "good": [EULER, HEUN, RK4],
     "endless cell": [EULER, "while True:\n    pass", HEUN, RK4],
@@ -71,6 +90,11 @@ SUBMISSIONS = {
     "forged results": [FORGE, EULER, HEUN, RK4],
     "borrowed": [EULER, "from fmtutorial.steps import heun as heun_step", RK4],
     "reads input": [EULER, "name = input()", HEUN, RK4],
+    "sparse": [EULER, "heun_step = lambda v, x, t, h: x.to_sparse()", RK4],
+    "meta": [EULER, "heun_step = lambda v, x, t, h: x.to('meta')", RK4],
+    "pipe": [EULER, PIPE, HEUN, RK4],
+    "rewrites its progress": [EULER, REWRITE, HEUN, RK4],
+    "long error": [EULER, LONG, RK4],
     "good again": [EULER, HEUN, RK4],
 }  # fmt: skip
 
@@ -84,6 +108,8 @@ def notebook(cells):
 def graded(tmp_path_factory):
     """All of them in one call, as a lecturer would; the rows by submission."""
     folder = tmp_path_factory.mktemp("submissions")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(process, "START", 15.0)
     for name, cells in SUBMISSIONS.items():
         (folder / f"{name}.ipynb").write_text(notebook(cells), encoding="utf-8")
     (folder / "empty.ipynb").write_text("")
@@ -94,6 +120,7 @@ def graded(tmp_path_factory):
     paths += [folder / f"{name}.ipynb" for name in ("empty", "binary", "list", "unrelated", "none")]
     out = folder / "grades.csv"
     main(["grade", *map(str, paths), "--out", str(out), "--seconds", "15"])
+    monkeypatch.undo()
     rows = {}
     with out.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -112,10 +139,10 @@ RIGHT = ["right"] * 3
     ("name", "expected", "text"),
     [
         ("good", RIGHT, ""),
-        ("endless cell", RIGHT, "Cell 3 takes more than 15 seconds and was left out."),
+        ("endless cell", RIGHT, "Code cell 3 takes more than 15 seconds and was left out."),
         ("endless function", ["right", "error", "right"], "takes more than 15 seconds"),
         ("exit", RIGHT, ""),
-        ("kills itself", RIGHT, "Cell 3 ends its own process and was left out."),
+        ("kills itself", RIGHT, "Code cell 3 ends its own process and was left out."),
         ("function kills itself", ["right", "error", "right"], "ends its own process"),
         ("two gigabytes", RIGHT, ""),
         ("prints a gigabyte", RIGHT, ""),
@@ -132,6 +159,11 @@ RIGHT = ["right"] * 3
         ("forged results", ["error"] * 3, "no results"),
         ("borrowed", RIGHT, "Has the line `from fmtutorial.steps import heun as heun_step`."),
         ("reads input", RIGHT, ""),
+        ("sparse", ["right", "error", "right"], "a plain one on the CPU is wanted"),
+        ("meta", ["right", "error", "right"], "on the device meta"),
+        ("pipe", ["error"] * 3, "takes more than 15 seconds before the first cell."),
+        ("rewrites its progress", RIGHT, "takes more than 15 seconds and was left out."),
+        ("long error", ["right", "error", "right"], "ValueError"),
         ("good again", RIGHT, ""),
     ],
 )
@@ -158,6 +190,38 @@ def test_submissions_get_clear_rows(graded, name, expected, text):
 def test_what_is_no_submission_gets_one_row(graded, name, text):
     (row,) = graded[name]
     assert row["status"] == "unreadable" and text in row["text"]
+
+
+def test_texts_are_short_and_printable(graded):
+    for rows in graded.values():
+        for row in rows:
+            assert len(row["text"]) <= 1000 and row["text"].isprintable()
+
+
+def test_what_breaks_the_grader_is_a_row(tmp_path, monkeypatch):
+    def breaks(*_):
+        raise RuntimeError("unforeseen\n\x1b[2J")
+
+    monkeypatch.setattr(grading, "verdicts_of", breaks)
+    path = tmp_path / "a.ipynb"
+    path.write_text(notebook([EULER]), encoding="utf-8")
+    (row,) = grading.grade(path, 0, Limits(5))
+    assert row.status == "error" and "RuntimeError: unforeseen" in row.text
+    assert row.text.isprintable()
+
+
+def test_folders_are_searched_and_editors_copies_left_out(tmp_path):
+    for name in ("a.ipynb", "deep/er/b.ipynb", ".ipynb_checkpoints/a-checkpoint.ipynb", "c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    found = notebooks([tmp_path, tmp_path / "none.ipynb"])
+    assert [path.name for path in found] == ["a.ipynb", "b.ipynb", "none.ipynb"]
+
+
+def test_a_missing_folder_is_refused_before_anything_runs(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["grade", "a.ipynb", "--out", str(tmp_path / "none" / "grades.csv")])
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_json_holds_the_same_and_a_seed_changes_nothing_for_the_right(tmp_path):
@@ -203,12 +267,15 @@ def test_huge_files_are_not_read(tmp_path, monkeypatch):
     [
         b"",
         b"not a file of torch",
+        [torch.zeros(2).to_sparse()] * 6,
+        [torch.zeros(2, device="meta")] * 6,
         [torch.zeros(2)],  # too few
         {"a": 1},
         ["right"] * 6,
         [{"kind": 1, "text": 2}] * 6,
     ],
 )
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_forged_files_are_no_results(tmp_path, forged):
     path = tmp_path / "x.pt"
     if isinstance(forged, bytes):
@@ -219,7 +286,7 @@ def test_forged_files_are_no_results(tmp_path, forged):
 
 
 def test_a_worker_that_never_starts_is_a_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(grading.sys, "executable", "/bin/false")
+    monkeypatch.setattr(process.sys, "executable", "/bin/false")
     path = tmp_path / "a.ipynb"
     path.write_text(notebook([EULER, HEUN, RK4]), encoding="utf-8")
     rows = grading.grade(path, 0, Limits(5))

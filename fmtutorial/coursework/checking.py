@@ -36,16 +36,19 @@ def _outcome(function: Function, arguments: tuple, trains: bool) -> Outcome:
     given = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
     try:
         value = function(*given)
-    except NotImplementedError:
-        return {"kind": "not attempted", "text": ""}
     except (Exception, SystemExit) as error:
+        if isinstance(error, NotImplementedError) and not error.args:  # torch's own has a text
+            return {"kind": "not attempted", "text": ""}
         text = f"{_place(error, function)}{type(error).__name__}: {error}"
-        return {"kind": "error", "text": text}
+        return {"kind": "error", "text": text[:500]}
     if value is None:
         return {"kind": "error", "text": "It returns nothing. Is there a return in it?"}
     if not isinstance(value, Tensor):
         text = f"It returns a {type(value).__name__}, and a tensor is wanted."
         return {"kind": "error", "text": text}
+    if value.layout != torch.strided or value.device.type != "cpu":
+        text = f"It returns a tensor of layout {value.layout} on the device {value.device}; "
+        return {"kind": "error", "text": f"{text}a plain one on the CPU is wanted."}
     changed = [
         i + 1
         for i, (a, b) in enumerate(zip(arguments, given, strict=True))

@@ -1,11 +1,8 @@
 """Grade submitted notebooks: run each in its own process, judge what its functions return."""
 
+import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,9 +16,10 @@ import torch
 from fmtutorial.coursework.catalogue import EXERCISES, SHEETS
 from fmtutorial.coursework.checking import Outcome, Verdict, judge
 from fmtutorial.coursework.exercises import Exercise
+from fmtutorial.coursework.process import SIZE, clean, loads, read_bytes, run
 
-SIZE, ATTEMPTS = 2**26, 6
-"""Bytes of a notebook, and how often one is started again without what broke it."""
+ATTEMPTS = 6
+"""How often a notebook is started again without what broke it."""
 
 NAMED = re.compile(r"""check\(\s*["'](\w+\.\w+)["']""")
 IMPORTED = re.compile(r"^\s*((?:from|import)\s+fmtutorial.*?)\s*$", re.MULTILINE)
@@ -94,7 +92,7 @@ def sheet_of(cells: list[str]) -> str:
 
 
 def grade(path: Path, seed: int, limits: Limits, sheet: str | None = None) -> list[Row]:
-    """Grade one submission.
+    """Grade one submission, whatever it does: what it breaks in here is a row too.
 
     Args:
         path: of the notebook.
@@ -106,10 +104,17 @@ def grade(path: Path, seed: int, limits: Limits, sheet: str | None = None) -> li
         A row for each exercise of the sheet, or one that says why there are none.
     """
     try:
-        cells = read_cells(path)
-        sheet = sheet or sheet_of(cells)
+        return _grade(path, seed, limits, sheet)
     except Unreadable as error:
         return [Row(str(path), sheet or "", "", "unreadable", 0, 0, str(error), "", 0.0)]
+    except Exception as error:
+        text = clean(f"it broke the grader: {type(error).__name__}: {error}")
+        return [Row(str(path), sheet or "", "", "error", 0, 0, text, "", 0.0)]
+
+
+def _grade(path: Path, seed: int, limits: Limits, sheet: str | None) -> list[Row]:
+    cells = read_cells(path)
+    sheet = sheet or sheet_of(cells)
     started = time.perf_counter()
     verdicts, remarks = verdicts_of(cells, SHEETS[sheet], seed, limits)
     seconds = time.perf_counter() - started
@@ -119,8 +124,8 @@ def grade(path: Path, seed: int, limits: Limits, sheet: str | None = None) -> li
     for exercise in SHEETS[sheet]:
         status, text = verdicts[exercise.name]
         points = exercise.points if status == "right" else 0
-        what = str(path), sheet, exercise.name, status, points, exercise.points, text
-        rows.append(Row(*what, " ".join(remarks), round(seconds, 1)))
+        what = str(path), sheet, exercise.name, status, points, exercise.points, clean(text)
+        rows.append(Row(*what, clean(" ".join(remarks)), round(seconds, 1)))
     return rows
 
 
@@ -129,17 +134,19 @@ def verdicts_of(
 ) -> tuple[dict[str, Verdict], list[str]]:
     """Run cells until every exercise has a verdict, each time without what broke the last run."""
     left, verdicts, remarks = dict(enumerate(cells, start=1)), {}, []
+    missing = "It could not be run: too much had to be left out."
     for _ in range(ATTEMPTS):
         wanted = [exercise for exercise in sheet if exercise.name not in verdicts]
-        with tempfile.TemporaryDirectory(prefix="submission-") as name:
+        with tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             job = {"cells": left, "seed": seed, "memory": limits.memory}
             job["exercises"] = [exercise.name for exercise in wanted]
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-            place, why = run(folder, limits.seconds)
+            places = ["start", *(f"cell {number}" for number in left), *job["exercises"], "done"]
+            place, why = run(folder, places, limits.seconds)
             about = loads(folder / "cells.json")
             for exercise in wanted:
-                if (folder / f"{exercise.name}.pt").exists():
+                if (folder / f"{exercise.name}.pt").is_file():
                     found = read_outcomes(folder / f"{exercise.name}.pt", exercise)
                     verdicts[exercise.name] = verdict_on(exercise, found, seed, about)
         if place == "done":
@@ -148,12 +155,12 @@ def verdicts_of(
             verdicts[place] = Verdict("error", f"The function {why}.")
         elif place.startswith("cell "):
             left.pop(int(place.split()[1]), None)
-            remarks.append(f"C{place[1:]} {why} and was left out.")
+            remarks.append(f"Code {place} {why} and was left out.")
         else:
+            missing = f"It could not be run: the interpreter {why} before the first cell."
             break
     for exercise in sheet:
-        missing = Verdict("error", "It could not be run: the process ends before its turn.")
-        verdicts.setdefault(exercise.name, missing)
+        verdicts.setdefault(exercise.name, Verdict("error", missing))
     return verdicts, remarks
 
 
@@ -165,76 +172,21 @@ def verdict_on(
         return Verdict("error", "What its process wrote are no results.")
     if found:
         return judge(exercise, found, seed)
-    others = sorted(set(about.get("functions", [])) - {e.function for e in EXERCISES.values()})
+    functions, errors = about.get("functions"), about.get("errors")
+    functions = [str(name) for name in functions] if isinstance(functions, list) else []
+    others = sorted(set(functions) - {e.function for e in EXERCISES.values()})
     text = f"There is no function {exercise.function}."
     if others:
         text += f" Was it renamed? There is {', '.join(others[:5])}."
-    errors = about.get("errors", {})
-    if errors:
-        text += "".join(f" Cell {k}: {v}." for k, v in list(errors.items())[:3])
+    if isinstance(errors, dict):
+        text += "".join(f" Code cell {k}: {v}." for k, v in list(errors.items())[:3])
     return Verdict("missing", text)
-
-
-def run(folder: Path, seconds: float) -> tuple[str, str]:
-    """Run the worker; return what it was doing at last ("done" at the end), and why it ended."""
-    environment = os.environ | {"IPYTHONDIR": str(folder / "ipython"), "MPLBACKEND": "agg"}
-    environment |= {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "fmtutorial.coursework.worker", str(folder)]
-    quiet = {
-        "stdin": subprocess.DEVNULL,
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-    }
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, start_new_session=True, **quiet
-    )
-    place, since = "start", time.monotonic()
-    why = "ends its own process"
-    while process.poll() is None:
-        time.sleep(0.05)
-        now = read_text(folder / "progress") or place
-        if now != place:
-            place, since = now, time.monotonic()
-        if time.monotonic() - since > seconds:
-            why = f"takes more than {seconds:g} seconds"
-            break
-    stop(process)
-    return read_text(folder / "progress") or place, why
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a process and, where the system knows groups, all that it started."""
-    if hasattr(os, "killpg"):
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    else:
-        process.kill()
-    process.wait()
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a small file, or nothing if there is none."""
-    try:
-        return path.read_bytes()[:10_000_000].decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def loads(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one."""
-    try:
-        found = json.loads(read_text(path))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def read_outcomes(path: Path, exercise: Exercise) -> list[Outcome] | None:
     """Return an outcome for each case, nothing if the function is missing, None if it is forged."""
     try:
-        found = torch.load(path, weights_only=True)
+        found = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
     except Exception:  # whatever a forged file does to the reader
         return None
     if not isinstance(found, list) or len(found) not in (0, len(exercise.settings)):
@@ -243,7 +195,7 @@ def read_outcomes(path: Path, exercise: Exercise) -> list[Outcome] | None:
         if isinstance(one, dict):
             if not all(isinstance(one.get(key), str) for key in ("kind", "text")):
                 return None
-        elif not isinstance(one, torch.Tensor):
+        elif not isinstance(one, torch.Tensor) or one.layout != torch.strided or one.is_meta:
             return None
     return found
 
