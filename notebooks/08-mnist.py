@@ -242,7 +242,7 @@ plotting.show_pixels(
     tile(torch.cat(list(stages.values())), 10)[None],
     "own_stages",
     "Four rows of ten digits from the same noise. The first is noise, the second blobs, the third "
-    "rough strokes; in the last most can be read as digits.",
+    "rough strokes; in the last some can be read as digits.",
 )
 
 # %% [markdown]

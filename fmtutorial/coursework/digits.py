@@ -83,7 +83,7 @@ def _combined(weights: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Function:
 def _root(matrix: Tensor) -> Tensor:
     """Return the root of a symmetric matrix."""
     values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.sqrt() @ vectors.T
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
 def _overlap(one: Tensor, other: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def _log_prob(draw: Draw) -> tuple:
 
 def _labelled(draw: Draw) -> tuple:
     label = torch.tensor([draw.integer(0, 9) for _ in range(draw.setting.batch)])
-    scale = draw.uniform(1.2, 1.8) if draw.integer(0, 1) else draw.uniform(2.2, 4.0)
+    scale = draw.uniform(-1.5, 0.4) if draw.setting.batch % 2 else draw.uniform(1.2, 4.0)
     return LabelledNetwork(draw), draw.normal(), draw.times(), label, scale
 
 
@@ -130,10 +130,11 @@ def _moments(draw: Draw) -> tuple:
 
 
 def _covariance(draw: Draw) -> Tensor:
-    """Draw a symmetric matrix whose eigenvalues are well above 0."""
+    """Draw a symmetric matrix; if it is large, half of its eigenvalues are 0, up to rounding."""
     (size,) = draw.setting.event
-    a = draw.normal(size, size)
-    return draw.uniform(0.5, 2.0) * (a @ a.T / size + torch.eye(size, dtype=a.dtype) / 4)
+    a = draw.normal(size, size if size < 16 else size // 2)
+    ridge = 0.25 if size < 16 else 0.0
+    return draw.uniform(0.5, 2.0) * (a @ a.T / size + ridge * torch.eye(size, dtype=a.dtype))
 
 
 EXERCISES = (
@@ -147,6 +148,10 @@ EXERCISES = (
             "The logarithm has the wrong sign. A higher density costs fewer bits.": (
                 _wrong_bits(sign=1)
             ),
+            "The logarithm is multiplied by log 2. The one to base 2 is the natural one over "
+            "log 2.": lambda log_prob, dimensions: 7 - log_prob * math.log(2) / dimensions,
+            "The width of a level has the wrong sign. A cube of side 1/128 has less probability "
+            "than the density says, so an integer costs 7 bits more.": _wrong_bits(width=-7),
             "The width of a level is taken as 1/256, which would belong to pixels in [0, 1). Here "
             "256 levels share an interval of length 2.": _wrong_bits(width=8),
             "The width of a level is missing. This is the density of real numbers; the integer "
@@ -197,6 +202,9 @@ EXERCISES = (
             "eigh and eigvalsh look at one half of a matrix and take it for symmetric. The product "
             "of two covariances is not.": _wrong_frechet(overlap=_overlap_of_one_half),
             "The distance of the means is not squared.": _wrong_frechet(means=torch.linalg.norm),
+            "The root is subtracted once. It comes twice.": _wrong_frechet(
+                overlap=lambda one, other: _overlap(one, other) / 2
+            ),
             "The root of the whole is taken. The formula is that of the squared distance, and "
             "this is what is wanted.": lambda *moments: frechet(*moments).sqrt(),
         },

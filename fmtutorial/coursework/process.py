@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-SIZE, START = 2**26, 60.0
-"""Bytes that are read of a file, and the seconds that an interpreter may need to start."""
+SIZE = 2**26
+"""Bytes that are read of a file, at most."""
+
+START = 60.0
+"""Seconds that an interpreter may need to start."""
 
 
 def run(folder: Path, places: list[str], seconds: float) -> tuple[str, str]:

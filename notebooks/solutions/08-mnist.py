@@ -55,7 +55,7 @@ check("digits.bits_per_dimension", bits_per_dimension)
 #
 # $$v^s_t(x)=(1-s)\,v_t(x)+s\,v_t(x\mid y),$$
 #
-# in the shape of `x`. The scale $s$ = `scale` has the shape `()`, and may be any number.
+# in the shape of `x`. The scale $s$ = `scale` has the shape `()`, and may be any number, also below 1 or negative.
 
 
 # %%
@@ -78,7 +78,7 @@ check("digits.guided_velocity", guided_velocity)
 #
 # The means $m$ = `mean` and $m'$ = `other_mean` have the shape $(D,)$, and the covariances $C$ = `covariance` and $C'$ = `other_covariance` the shape $(D,D)$. All are in double precision. The result has the shape `()` and is real.
 #
-# PyTorch has no root of a matrix, and you only need its trace, the sum of its eigenvalues. How do the eigenvalues of a root come from those of the matrix? $CC'$ is not symmetric, but it has the eigenvalues of the symmetric matrix $C^{1/2}C'C^{1/2}$: they are real and not negative. If rounding makes one slightly negative, take it as 0.
+# PyTorch has no root of a matrix, and you only need its trace, the sum of its eigenvalues. How do the eigenvalues of a root come from those of the matrix? $CC'$ is not symmetric, but it has the eigenvalues of the symmetric matrix $C^{1/2}C'C^{1/2}$: they are real and not negative. The covariances may be singular: if rounding makes an eigenvalue slightly negative, of $C$ or of the product, take it as 0.
 
 
 # %%
@@ -99,9 +99,9 @@ check("digits.frechet", frechet)
 # %% [markdown]
 # ## An experiment: how far are digits from digits?
 #
-# In the cell below, `features` are what the chapter's classifier sees in 1000 training digits, shape $(1000,64)$. Draw $n$ of them and $n$ others with `torch.randperm`. Fit means and covariances (`torch.cov` expects a row for each feature, so transpose) and take your distance. Print its average over 50 draws for $n=50,100,200,400$, and beside it the average of $\lVert m-m'\rVert^2$ alone. By the chapter's proposition on the floor the latter should be near $2\operatorname{tr}(C)/n$, with the covariance $C$ of all 1000. Is it? What makes up the rest? Someone reports a distance of 65 from 100 generated digits to as many real ones, someone else 30 from 400 to as many. Which generated digits are better?
+# In the cell below, `features` are what the chapter's classifier sees in 1000 training digits, shape $(1000,64)$. Draw $n$ of them and $n$ others: the first and the next $n$ of a fresh `torch.randperm`. Fit means and covariances (`torch.cov` expects a row for each feature, so transpose) and take your distance. Print its average over 50 draws for $n=50,100,200,400$, and beside it the average of $\lVert m-m'\rVert^2$ alone. By the chapter's proposition on the floor the latter should be near $2\operatorname{tr}(C)/n$, with the covariance $C$ of all 1000: each of the two means is off by $\operatorname{tr}(C)/n$. The average over 50 draws has a standard error of some 7 %. Is it near? What makes up the rest? Someone reports a distance of 65 from 100 generated digits to as many real ones, someone else 30 from 400 to as many. Which generated digits are better?
 #
-# Then take a Gaussian as a model of digits. `pixels` and `test_pixels` are dequantised training and test digits, shape $(1000,784)$. Fit mean and covariance to `pixels`, add $\epsilon I$ to the covariance, and let `torch.distributions.MultivariateNormal` compute the log-densities. Print the mean bits per dimension of both sets for $\epsilon=0,10^{-4},10^{-3},10^{-2}$. Which $\epsilon$ would each of the two sets choose, and which of them should you ask? Does the model know more than the uniform density?
+# Then take a Gaussian as a model of digits. `pixels` and `test_pixels` are dequantised training and test digits, shape $(1000,784)$. Fit mean and covariance to `pixels`, add $\epsilon I$ to the covariance, and let `torch.distributions.MultivariateNormal` compute the log-densities. Print the mean bits per dimension of both sets for $\epsilon=0,10^{-4},10^{-3},10^{-2}$. With which $\epsilon$ is each of the two sets cheapest, and which set should decide? Does the model know more than the uniform density?
 
 # %%
 from fmtutorial.classifier import digit_classifier
@@ -141,4 +141,4 @@ for epsilon in (0, 1e-4, 1e-3, 1e-2):
 # %% [markdown] tags=["solution"]
 # The means agree with the proposition. They are only a quarter of the distance. The rest comes from the covariances, which have many more entries than the means and are estimated from the same $n$ digits. Digits are at a distance of 67 from digits with $n=100$, and of 16 with $n=400$. So the first report is at its floor and the second well above: the larger figure belongs to the better digits. A distance without its $n$, and without that of as many real digits, says nothing.
 #
-# The digits that the model was fitted to choose $\epsilon=0$. The test digits need 70 bits there, where a byte has 8. In some directions 1000 digits hardly vary, and a test digit that does has almost no density. Ask the test digits, and they choose $10^{-3}$. (Strictly, a figure that was used to choose should be measured again on a third set.) With 6.1 bits the Gaussian knows more than the uniform density with 8. The chapter's flow needs less than half of that.
+# The digits that the model was fitted to are cheapest with $\epsilon=0$. The test digits need 70 bits there, where a byte has 8. In some directions 1000 digits hardly vary, and a test digit that does has almost no density. Let the test digits decide: $10^{-3}$. (Strictly, a figure that was used to choose should be measured again on a third set.) With 6.1 bits the Gaussian knows more than the uniform density with 8. The chapter's flow needs less than half of that.
