@@ -11,7 +11,15 @@ from contents import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-LABS = sorted(str(p.relative_to(NOTEBOOKS).with_suffix("")) for p in NOTEBOOKS.rglob("*.py"))
+
+
+def named(suffix):
+    return sorted(
+        str(path.relative_to(NOTEBOOKS).with_suffix("")) for path in NOTEBOOKS.rglob(f"*{suffix}")
+    )
+
+
+LABS = named(".py")
 """Labs, sheets of exercises and their solutions: "05-solvers", "exercises/05-solvers", …"""
 
 FIRST_CELL = """\
@@ -47,8 +55,7 @@ def test_there_are_labs():
 
 
 def test_every_notebook_has_a_script_and_a_place_in_the_contents():
-    stored = {str(p.relative_to(NOTEBOOKS).with_suffix("")) for p in NOTEBOOKS.rglob("*.ipynb")}
-    assert stored == set(LABS), "run `make notebooks`, or remove the .ipynb without a .py"
+    assert named(".ipynb") == LABS, "run `make notebooks`, or remove the .ipynb without a .py"
     shown = {f"notebooks/{lab}" for lab in LABS if not lab.startswith("solutions/")}
     missing = shown - set(pages())
     assert not missing, f"_toc.yml lacks {sorted(missing)}: the site would leave them out silently"

@@ -28,8 +28,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     one.add_argument("--sheet", choices=SHEETS, help="left out: the one that a notebook checks")
     one.add_argument("--seed", type=int, default=1, help="of the inputs (default: 1)")
     one.add_argument("--out", type=Path, help="file to write, .csv or .json")
-    one.add_argument("--seconds", type=float, default=60.0, help="for each cell and exercise (60)")
-    one.add_argument("--memory", type=float, default=1.0, help="GB for each (1; Linux only)")
+    seconds, memory = Limits.seconds, Limits.memory / 2**30
+    text = f"for each cell and exercise ({seconds:g})"
+    one.add_argument("--seconds", type=float, default=seconds, help=text)
+    text = f"GB for each ({memory:g}; Linux only)"
+    one.add_argument("--memory", type=float, default=memory, help=text)
     one.add_argument("--jobs", type=int, default=2, help="submissions at a time (2)")
     options = parser.parse_args(arguments)
     if options.out and options.out.suffix not in (".csv", ".json"):

@@ -34,7 +34,7 @@ def ddim_step(noise: VelocityField, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
 def _weights(t: Tensor) -> tuple[Tensor, Tensor]:
     """Return α and σ of the cosine schedule."""
-    return torch.sin(math.pi / 2 * t), torch.cos(math.pi / 2 * t)
+    return COSINE.alpha(t), COSINE.sigma(t)
 
 
 def _velocity(

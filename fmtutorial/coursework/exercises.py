@@ -95,10 +95,6 @@ class Draw:
         """A time for each sample, shape (B,)."""
         return self.uniform(low, high, self.setting.batch)
 
-    def signs(self) -> Tensor:
-        """Entries ±1, a state of shape (B, *event)."""
-        return self.normal().sign()
-
     def grid(self, low: float = 0.0, high: float = 1.0, steps: int = 5) -> Tensor:
         """Return uneven increasing times from low to high, shape (steps + 1,)."""
         gaps = self.uniform(0.5, 1.5, steps).double()
@@ -145,11 +141,6 @@ class Exercise:
     settings: tuple[Setting, ...] = SETTINGS
     points: int = 1
     trains: bool = False
-
-    @property
-    def topic(self) -> str:
-        """The sheet that it is on."""
-        return self.name.split(".")[0]
 
     @property
     def function(self) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fmtutorial.coursework.exercises import Draw, Exercise
 from fmtutorial.fields import VelocityField
-from fmtutorial.gaussians import GaussianMixture
+from fmtutorial.gaussians import Gaussian, GaussianMixture
 from fmtutorial.likelihood import divergence
 
 
@@ -28,8 +28,7 @@ def hutchinson(v: VelocityField, x: Tensor, t: Tensor, probe: Tensor) -> Tensor:
 
 def _normal(noise: Tensor) -> Tensor:
     """Log-density of a standard normal vector."""
-    flat = noise.reshape(len(noise), -1)
-    return -0.5 * flat.square().sum(dim=1) - 0.5 * math.log(2 * math.pi) * flat.shape[1]
+    return Gaussian(torch.zeros_like(noise[0])).log_prob(noise)
 
 
 def _unmoved(x: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fmtutorial.coursework.exercises import Draw, Exercise, Function
-from fmtutorial.fields import VelocityField, expand_time
+from fmtutorial.fields import VelocityField
 from fmtutorial.losses import flow_matching_loss
 from fmtutorial.paths import LINEAR, AffinePath
 
@@ -31,7 +31,7 @@ def _squares(v: VelocityField, x: Tensor, t: Tensor, target: Tensor) -> Tensor:
 
 def _line(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
     """Return the point of the line from x0 to x1."""
-    return x0 + expand_time(t, x0) * (x1 - x0)
+    return AffinePath(LINEAR).sample(x0, x1, t).x_t
 
 
 def _wrong_loss(*, swap_path: bool = False, swap_target: bool = False) -> Function:

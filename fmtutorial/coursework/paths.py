@@ -41,14 +41,14 @@ def _cosine(
     shrink: bool = True,
 ) -> Tensor:
     """The velocity where t has the dimensions of x, with switches for mistakes."""
-    alpha, sigma = torch.sin(math.pi / 2 * t), torch.cos(math.pi / 2 * t)
+    alpha, sigma = COSINE.alpha(t), COSINE.sigma(t)
     rest = (x - alpha * x1 if shrink else x - x1) / (sigma if divide else 1)
     return chain * (sigma * x1 - sign * alpha * rest)
 
 
 def _as_noise(x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
     time = expand_time(t, x)
-    return math.pi / 2 * (torch.cos(math.pi / 2 * time) * x1 - torch.sin(math.pi / 2 * time) * x)
+    return COSINE.alpha_dot(time) * x1 + COSINE.sigma_dot(time) * x
 
 
 def _noise(v: Tensor, x: Tensor, t: Tensor) -> Tensor:

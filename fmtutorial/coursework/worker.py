@@ -7,6 +7,7 @@ doing to FOLDER/progress, what each function returned to FOLDER/NAME.pt, and the
 and the names of functions to FOLDER/cells.json. It judges nothing.
 """
 
+import io
 import json
 import os
 import sys
@@ -45,7 +46,7 @@ def main(folder: Path) -> None:
     limit(job["memory"])
     errors = {}
     for number, source in job["cells"].items():
-        write(folder / "progress", f"cell {number}")
+        write(folder / "progress", f"cell {number}".encode())
         result = shell.run_cell(source)
         error = result.error_before_exec or result.error_in_exec
         if error is not None:
@@ -53,22 +54,24 @@ def main(folder: Path) -> None:
     space = shell.user_ns
     known = [k for k, v in space.items() if getattr(v, "__module__", "") == "__main__"]
     functions = [name for name in known if callable(space[name]) and not name.startswith("_")]
-    write(folder / "cells.json", json.dumps({"errors": errors, "functions": functions}))
+    about = json.dumps({"errors": errors, "functions": functions})
+    write(folder / "cells.json", about.encode())
     for name in job["exercises"]:
-        write(folder / "progress", name)
+        write(folder / "progress", name.encode())
         exercise = exercise_called(name)
         function = space.get(exercise.function)
         found = outcomes(exercise, function, job["seed"]) if callable(function) else []
-        torch.save(found, folder / "part.pt")
-        os.replace(folder / "part.pt", folder / f"{name}.pt")
-    write(folder / "progress", "done")
+        file = io.BytesIO()
+        torch.save(found, file)
+        write(folder / f"{name}.pt", file.getvalue())
+    write(folder / "progress", b"done")
     os._exit(0)  # whatever the submission left running
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees all of it or nothing."""
     part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(data)
     os.replace(part, path)
 
 

@@ -40,7 +40,7 @@ def trained(digits, changes, seed):
 
 @torch.no_grad()
 def start_error(network, digits):
-    """Relative error at t = 0, where the closed form is the mean digit of the label minus x."""
+    """Relative error of v + x at t = 0, which should be the mean digit of the label."""
     generator = torch.Generator(DEVICE).manual_seed(99)
     answers, truth = [], []
     for c in range(10):
