@@ -32,10 +32,10 @@ test: .venv/test-ready lint book
 
 notebooks: .venv/test-ready
 	@$(BIN)/python $(TOOLS)/sheets.py
-	@$(BIN)/python $(TOOLS)/labs.py $(LAB)
+	@$(BIN)/python $(TOOLS)/notebooks.py $(LAB)
 
 colab: .venv/test-ready
-	@$(BIN)/python $(TOOLS)/labs.py --isolated $(LAB)
+	@$(BIN)/python $(TOOLS)/notebooks.py --isolated $(LAB)
 
 lint: .venv/test-ready
 	@echo "== Checking style and format"

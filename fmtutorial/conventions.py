@@ -1,4 +1,4 @@
-"""Trained models of other libraries and papers, as velocity fields of this book."""
+"""Trained models of other libraries and papers, as velocity fields of this book. Chapter 7."""
 
 from collections.abc import Callable
 

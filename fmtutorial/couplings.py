@@ -3,6 +3,8 @@
 A coupling is a function (x0, x1) → x0', which returns the rows of x0 in another order: row b of
 x0' is the partner of row b of x1. Only noise is moved, so that labels stay with their data, and
 every row is used once, so that both marginals of the batch are kept.
+
+Chapter 4.
 """
 
 import math

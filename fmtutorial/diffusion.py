@@ -1,4 +1,7 @@
-"""Diffusion as flow matching: noise prediction, the SDE family, DDIM and DDPM steps."""
+"""Diffusion as flow matching: noise prediction, the SDE family, DDIM and DDPM steps.
+
+Chapter 7.
+"""
 
 from collections.abc import Callable
 
@@ -12,10 +15,16 @@ from fmtutorial.fields import (
     check_times,
     expand_time,
 )
-from fmtutorial.log_snr import half_log_snr, time_of
 from fmtutorial.paths import AffinePath, Schedule
-from fmtutorial.solvers import check_grid
-from fmtutorial.steps import CountedField, ScalarTimeField, Solution, Step
+from fmtutorial.solvers import (
+    CountedField,
+    ScalarTimeField,
+    Solution,
+    Step,
+    check_grid,
+    half_log_snr,
+    time_of,
+)
 
 
 def noise_prediction_loss(

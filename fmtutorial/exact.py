@@ -1,12 +1,15 @@
-"""Closed-form truth: the marginal velocity, score, density and posterior mean of a path."""
+"""Closed-form truth: the marginal velocity, score, density and posterior mean of a path.
+
+Chapter 2.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
+from fmtutorial.distributions import Gaussian, GaussianMixture, Observation
 from fmtutorial.fields import check_state, check_times, expand_time
-from fmtutorial.gaussians import Gaussian, GaussianMixture, Observation
 from fmtutorial.paths import AffinePath
 
 

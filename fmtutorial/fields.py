@@ -1,5 +1,7 @@
-"""What a velocity field is, and the one way in which time meets a state."""
+"""What a velocity field is, and the one way in which time meets a state. Chapter 1."""
 
+import math
+from numbers import Integral, Real
 from typing import Protocol
 
 import torch
@@ -77,6 +79,53 @@ def check_times(t: Tensor, what: str, open_end: bool = False) -> None:
         wrong = t[~inside].flatten()[0].item()
         interval = "[0, 1)" if open_end else "[0, 1]"
         raise ValueError(f"t = {wrong} is outside {interval}, where {what} is defined")
+
+
+def check_count(value: int, name: str, least: int = 1) -> None:
+    """Raise unless value is a whole number of at least ``least``.
+
+    Raises:
+        TypeError: value is not an integer.
+        ValueError: value is too small.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; pass a whole number")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def check_number(
+    value: float,
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    without_low: bool = False,
+    without_high: bool = False,
+) -> None:
+    """Raise unless value is a finite number from ``low`` to ``high``.
+
+    Args:
+        value: a number of Python or NumPy; a tensor is none.
+        name: of it, for the message.
+        low: least value.
+        high: greatest value.
+        without_low: whether the least value itself is outside.
+        without_high: whether the greatest value itself is outside.
+
+    Raises:
+        TypeError: value is not a real number.
+        ValueError: value is not finite, or outside the interval.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; pass a number")
+    inside = (low < value if without_low else low <= value) and (
+        value < high if without_high else value <= high
+    )
+    if not (math.isfinite(value) and inside):
+        left = "(" if without_low or low == -math.inf else "["
+        right = ")" if without_high or high == math.inf else "]"
+        interval = f"{left}{low:g}, {high:g}{right}".replace("inf", "∞")
+        raise ValueError(f"{name} is {value}; it must be a finite number in {interval}")
 
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:

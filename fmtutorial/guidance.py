@@ -1,4 +1,7 @@
-"""Classifier-free guidance: a field that goes further towards a label than the model does."""
+"""Classifier-free guidance: a field that goes further towards a label than the model does.
+
+Chapter 8.
+"""
 
 from collections.abc import Callable
 

@@ -1,12 +1,11 @@
-"""The divergence of a field, and the log-likelihood of the flow it drives."""
+"""The divergence of a field, and the log-likelihood of the flow it drives. Chapter 1."""
 
 import torch
 from torch import Generator, Tensor
 
+from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.fields import VelocityField, check_same_shape, check_state, expand_time
-from fmtutorial.gaussians import Gaussian, GaussianMixture
-from fmtutorial.solvers import check_grid, rk4, solve
-from fmtutorial.steps import Step
+from fmtutorial.solvers import Step, check_grid, rk4, solve
 
 METHODS = ("exact", "hutchinson")
 

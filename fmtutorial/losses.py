@@ -1,4 +1,7 @@
-"""The regression loss of flow matching, and the distributions of t that it is averaged over."""
+"""The regression loss of flow matching, and the distributions of t that it is averaged over.
+
+Chapter 3.
+"""
 
 import torch
 from torch import Generator, Tensor

@@ -1,4 +1,4 @@
-"""Distances between two sets of samples, and between two fields."""
+"""Distances between two sets of samples, and between two fields. Chapters 2, 3 and 8."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Schedules and affine Gaussian paths: how noise is interpolated into data."""
+"""Schedules and affine Gaussian paths: how noise is interpolated into data. Chapter 2."""
 
 import math
 from collections.abc import Callable

@@ -4,7 +4,6 @@ Every function draws on the axes it is given, so that a lab composes its own fig
 module that imports matplotlib.
 """
 
-import base64
 import io
 from collections.abc import Callable, Sequence
 
@@ -12,10 +11,10 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from fmtutorial.fields import VelocityField
+from fmtutorial.labs import display_picture
 
 NOISE, DATA, MODEL, TRUTH = "#6b7280", "#c2410c", "#1d4ed8", "#111827"
 """Colours that differ in lightness too, so that they survive a grey print."""
@@ -139,31 +138,6 @@ def draw_trajectories(ax: Axes, states: Tensor, color: str = MODEL, ends: bool =
         draw_samples(ax, states[-1], DATA, size=6)
 
 
-def show_pixels(frames: Tensor, name: str, alt: str, zoom: int = 2, pause: int = 60) -> None:
-    """Display images of bytes as they are: one as a picture, several as a film that runs for ever.
-
-    Args:
-        frames: bytes, shape (T, height, width).
-        name: key under which the book's chapters cite the picture, unique within the lab.
-        alt: what it shows, for those who do not see it.
-        zoom: screen pixels for each pixel.
-        pause: between the frames of a film, milliseconds; the last one stays for two seconds.
-
-    Raises:
-        ValueError: there is no alternative text.
-    """
-    large = frames.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2).cpu().numpy()
-    first, *others = (Image.fromarray(frame) for frame in large)
-    file = io.BytesIO()
-    if others:
-        pauses = [pause] * len(others) + [2000]
-        first.save(file, "gif", save_all=True, append_images=others, duration=pauses, loop=0)
-    else:
-        first.save(file, "png", optimize=True)
-    kind = "image/gif" if others else "image/png"
-    _display(kind, file.getvalue(), min(600, large.shape[2]), name, alt)
-
-
 def show(figure: Figure, name: str, alt: str) -> None:
     """Display a finished figure in a notebook, with its alternative text, and close it.
 
@@ -179,19 +153,4 @@ def show(figure: Figure, name: str, alt: str) -> None:
     figure.savefig(picture, format="png", dpi=160)
     plt.close(figure)
     width = round(100 * figure.get_figwidth())
-    _display("image/png", picture.getvalue(), width, name, alt)
-
-
-def _display(kind: str, picture: bytes, width: int, name: str, alt: str) -> None:
-    from IPython.display import display  # only inside a notebook
-
-    if not alt.strip():
-        raise ValueError("alt is empty; say in a sentence what the picture shows")
-    display(
-        {kind: base64.b64encode(picture).decode()},
-        raw=True,
-        metadata={
-            kind: {"alt": alt, "width": width},
-            "scrapbook": {"name": name, "mime_prefix": ""},
-        },
-    )
+    display_picture("image/png", picture.getvalue(), width, name, alt)

@@ -1,4 +1,7 @@
-"""Straight flows: pairs from a model, straightness, distillation, and mean velocities."""
+"""Straight flows: pairs from a model, straightness, distillation, and mean velocities.
+
+Chapter 6.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -8,8 +11,7 @@ from torch import Tensor
 
 from fmtutorial.fields import VelocityField, check_same_shape, check_times, expand_time
 from fmtutorial.paths import AffinePath
-from fmtutorial.solvers import heun, solve
-from fmtutorial.steps import Solution, Step
+from fmtutorial.solvers import Solution, Step, heun, solve
 
 MeanVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(x, start, end): the mean velocity from start to end of the solution that is at x at start."""

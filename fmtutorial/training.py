@@ -1,4 +1,4 @@
-"""The training loop as a generator, the moving average of weights, and checkpoints."""
+"""The training loop as a generator, the moving average of weights, and checkpoints. Chapter 3."""
 
 import copy
 import math

@@ -36,13 +36,25 @@ import torch
 from scipy.integrate import solve_ivp
 
 from fmtutorial import distributions, plotting
+
+# %%
 from fmtutorial.conventions import reverse_time
 from fmtutorial.diffusion import ddim
 from fmtutorial.exact import ExactField
 from fmtutorial.labs import default_device, record
-from fmtutorial.log_snr import log_snr_grid
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath
-from fmtutorial.solvers import dpm_solver, euler, heun, midpoint, rk4, solve, solve_adaptive
+
+# %%
+from fmtutorial.solvers import (
+    dpm_solver,
+    euler,
+    heun,
+    log_snr_grid,
+    midpoint,
+    rk4,
+    solve,
+    solve_adaptive,
+)
 
 # %% [markdown]
 # Errors of $10^{-10}$ will matter, so the lab computes in double precision. The `truth` is the adaptive solver at a tolerance near rounding; a check below compares it with another library. The error of a set of samples is the root mean square of their distances to the truth, in the unit of $x$. The ring has radius 10.

@@ -46,12 +46,11 @@ from fmtutorial.diffusion import (
 # %%
 from fmtutorial.exact import ExactField
 from fmtutorial.labs import default_device, record, stored_results
-from fmtutorial.log_snr import half_log_snr, log_snr_grid, time_of
 from fmtutorial.losses import flow_matching_loss, uniform_times
 from fmtutorial.metrics import energy_distance, mode_shares, wasserstein
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, QUANTITIES, VP, AffinePath
-from fmtutorial.solvers import euler, heun, rk4, solve
+from fmtutorial.solvers import euler, half_log_snr, heun, log_snr_grid, rk4, solve, time_of
 from fmtutorial.training import EMA, train
 
 # %%

@@ -33,24 +33,21 @@ import math
 import torch
 
 from fmtutorial import plotting
-from fmtutorial.classifier import score_digits
-from fmtutorial.devices import fast_precision
-from fmtutorial.digit_batches import digit_batch, digit_loss
 from fmtutorial.distributions import Gaussian
 from fmtutorial.exact import ExactField
 from fmtutorial.fields import expand_time
 
 # %%
 from fmtutorial.guidance import guided
-from fmtutorial.images import (
-    Digits,
-    bits_per_dimension,
-    dequantise,
-    mnist,
-    small_digits,
-    tile,
-    to_pixels,
-)
+from fmtutorial.images.batches import digit_batch, digit_loss
+from fmtutorial.images.bits import bits_per_dimension, digit_bits
+from fmtutorial.images.classifier import score_digits
+from fmtutorial.images.data import Digits, dequantise, mnist, small_digits, to_pixels
+from fmtutorial.images.devices import fast_precision
+from fmtutorial.images.pictures import show_pixels, tile
+from fmtutorial.images.run import Run, Settings
+from fmtutorial.images.sampling import image_field, sample, sample_digits
+from fmtutorial.images.weights import load_weights
 
 # %%
 from fmtutorial.labs import default_device, record, stored_results
@@ -58,9 +55,6 @@ from fmtutorial.likelihood import divergence, rademacher_like
 from fmtutorial.metrics import frechet_distance
 from fmtutorial.networks import DiT, UNet
 from fmtutorial.paths import LINEAR, AffinePath
-from fmtutorial.runs import Run, Settings
-from fmtutorial.samplers import digit_bits, image_field, sample, sample_digits
-from fmtutorial.weights import load_weights
 
 # %%
 device = default_device()
@@ -81,7 +75,7 @@ print(train_digits.images.shape, train_digits.images.dtype, train_digits.labels.
 # %% tags=["hide-input"]
 order = train_digits.labels.argsort(stable=True).reshape(10, 100)
 sheet = tile(train_digits.images[order[:, :20].flatten()], 20)
-plotting.show_pixels(
+show_pixels(
     sheet[None],
     "data",
     "Handwritten digits from MNIST, a row of twenty for each class from 0 to 9.",
@@ -238,7 +232,7 @@ print(f"loss: first {losses[0]:.1f}, at the end below a fifth of it: {last < los
 assert losses[0] / 100 < last < losses[0] / 5
 
 # %% tags=["hide-input"]
-plotting.show_pixels(
+show_pixels(
     tile(torch.cat(list(stages.values())), 10)[None],
     "own_stages",
     "Four rows of ten digits from the same noise. The first is noise, the second blobs, the third "
@@ -269,7 +263,7 @@ label = torch.arange(10, device=device).repeat_interleave(16)
 made = torch.cat(list(sample_digits(network, label, "heun", 8)))
 
 # %% tags=["hide-input"]
-plotting.show_pixels(
+show_pixels(
     tile(made, 16)[None],
     "digits",
     "Ten rows of generated digits, sixteen of each class from 0 to 9, varied in slant, width and "
@@ -303,7 +297,7 @@ assert excess < 0.1 and blind > 0.25, (excess, blind)
 record("start_excess", f"{100 * excess:.0f} %")
 
 # %% tags=["hide-input"]
-plotting.show_pixels(
+show_pixels(
     tile(to_pixels(torch.stack(means[::2] + means[1::2])), 10)[None],
     "mean_digits",
     "Two rows of ten blurred digits that look alike: above the means of the data, below what the "
@@ -384,7 +378,7 @@ with torch.no_grad():
 # %% tags=["hide-input"]
 rows = torch.stack([states, torch.stack(predictions)], dim=1)  # (times, 2, digits, …)
 sheet = tile(to_pixels(rows.transpose(0, 2).flatten(0, 2)), len(shown))
-plotting.show_pixels(
+show_pixels(
     sheet[None],
     "forming",
     "Three digits, two rows each. Upper rows: noise that clears up to a 2, a 5 and an 8. Lower "
@@ -395,7 +389,7 @@ plotting.show_pixels(
 # *Figure 8.6.* Three digits forming, $t=0,\tfrac18,\dots,1$. Upper rows: states. Lower rows: predictions of the data.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-plotting.show_pixels(
+show_pixels(
     to_pixels(way.states[:, 1]), "film", "A film: noise clears up to a handwritten 5.", zoom=6
 )
 
@@ -500,7 +494,7 @@ with torch.no_grad():
         rows.append(to_pixels(sample(image_field(network, label, scale), start, "heun", 10).last))
 
 # %% tags=["hide-input"]
-plotting.show_pixels(
+show_pixels(
     tile(torch.cat(rows), 20)[None],
     "guidance",
     "Four rows of twenty digits from the same noise. Without a label any digit comes; with it the "
@@ -623,7 +617,7 @@ for name in ("mnist", "mnist-reflow", "mnist-one-step"):
         rows.append(to_pixels(sample(image_field(flow, label), start, "euler", 1).last))
 
 # %% tags=["hide-input"]
-plotting.show_pixels(
+show_pixels(
     tile(torch.cat(rows), 20)[None],
     "one_step",
     "Three rows of twenty digits made in one Euler step. Before ReFlow: blurred mean digits, all "

@@ -20,3 +20,12 @@ def schedule(request: pytest.FixtureRequest) -> Schedule:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda *data, **options: shown.append((data, options))
+    )
+    return shown

@@ -9,11 +9,10 @@ import torch
 import torchdiffeq
 from scipy.integrate import RK45, solve_ivp
 
-from fmtutorial import adaptive
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
 from fmtutorial.paths import COSINE, LINEAR, VP, AffinePath
-from fmtutorial.solvers import Solution, solve_adaptive
+from fmtutorial.solvers import Solution, adaptive, solve_adaptive
 
 DOUBLE = torch.float64
 

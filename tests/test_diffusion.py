@@ -17,10 +17,9 @@ from fmtutorial.diffusion import (
 )
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
-from fmtutorial.log_snr import log_snr_grid
 from fmtutorial.losses import flow_matching_loss
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
-from fmtutorial.solvers import Solution, euler, rk4, solve
+from fmtutorial.solvers import Solution, euler, log_snr_grid, rk4, solve
 
 DOUBLE = torch.float64
 SCHEDULES = [LINEAR, lipman(0.1), COSINE, SQRT, VP]

@@ -6,7 +6,8 @@ from image_networks import awake, image_batch
 from torch import nn
 from torch.nn import functional as F
 
-from fmtutorial.dit import DiT, Layer
+from fmtutorial.networks import DiT
+from fmtutorial.networks.dit import Layer
 
 
 def test_size_is_as_asked():

@@ -7,7 +7,7 @@ import torch
 from image_networks import awake
 from torch import nn
 
-from fmtutorial.embeddings import TimeLabelEmbedding, check_event, check_labels, zero
+from fmtutorial.networks.embeddings import TimeLabelEmbedding, check_event, check_labels, zero
 
 
 def inputs(n=3):

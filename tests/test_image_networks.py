@@ -5,7 +5,7 @@ import torch
 from image_networks import SHAPES, awake, image_batch
 from torch.autograd.graph import saved_tensors_hooks
 
-from fmtutorial.devices import autocast
+from fmtutorial.images.devices import autocast
 from fmtutorial.networks import DiT, UNet
 
 NONE = 3

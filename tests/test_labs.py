@@ -1,9 +1,15 @@
 """What labs share: their device, and numbers stored for the prose."""
 
+import json
+import platform
+
 import pytest
 import torch
 
-from fmtutorial.labs import default_device, record, stored_results
+from fmtutorial import labs
+from fmtutorial.labs import default_device, hardware, record, stored_results
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("available, kind", [(True, "cuda"), (False, "cpu")])
@@ -43,3 +49,40 @@ def test_stored_results_come_from_the_package(monkeypatch, tmp_path):
 def test_results_of_no_experiment_are_not_found():
     with pytest.raises(FileNotFoundError, match="no-such-experiment.json"):
         stored_results("no-such-experiment")
+
+
+def test_description_of_this_machine():
+    described = hardware(CPU)
+    assert list(described) == ["python", "torch", "device", "cpu", "threads"]
+    assert described["python"] == platform.python_version()
+    assert described["torch"] == torch.__version__ and described["device"] == "cpu"
+    assert described["threads"] == torch.get_num_threads()
+    assert all(isinstance(described[k], str) and described[k] for k in list(described)[:4])
+    # plain values, as it goes into files of JSON
+    assert json.loads(json.dumps(described)) == described
+
+
+def test_a_gpu_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU number {device.index}")
+    described = hardware(torch.device("cuda", 3))
+    assert described["device"] == "GPU number 3"
+    assert described["cpu"] == hardware(CPU)["cpu"]
+
+
+@pytest.mark.parametrize(
+    "text, cpu",
+    [
+        ("processor\t: 0\nmodel name\t: Fast CPU @ 3 GHz\nmodel name\t: B\n", "Fast CPU @ 3 GHz"),
+        ("processor\t: 0\nBogoMIPS\t: 50\n", "as Python has it"),
+        (None, "as Python has it"),
+    ],
+    ids=["x86", "arm", "no Linux"],
+)
+def test_where_the_name_of_a_cpu_comes_from(monkeypatch, tmp_path, text, cpu):
+    file = tmp_path / "cpuinfo"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(labs, "Path", lambda path: tmp_path / path.rsplit("/", 1)[1])
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "as Python has it")
+    assert hardware(CPU)["cpu"] == cpu

@@ -1,7 +1,6 @@
 """The figures show what they were given, where it belongs."""
 
 import base64
-import io
 
 import matplotlib
 
@@ -12,7 +11,6 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from matplotlib.colors import to_hex  # noqa: E402
-from PIL import Image
 
 from fmtutorial.distributions import Gaussian  # noqa: E402
 from fmtutorial.plotting import (  # noqa: E402
@@ -25,7 +23,6 @@ from fmtutorial.plotting import (  # noqa: E402
     draw_trajectories,
     panels,
     show,
-    show_pixels,
     square_grid,
 )
 
@@ -142,15 +139,6 @@ def test_trajectories_without_ends(ax):
     assert ax.lines[0].get_color() == NOISE
 
 
-@pytest.fixture
-def displayed(monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        "IPython.display.display", lambda *data, **options: shown.append((data, options))
-    )
-    return shown
-
-
 def test_show_emits_picture_name_and_alternative_text(displayed):
     figure, _ = panels(["a"], width=5.0)
     show(figure, "ring", "Eleven blobs on a circle.")
@@ -167,30 +155,4 @@ def test_show_emits_picture_name_and_alternative_text(displayed):
 def test_show_refuses_a_picture_without_alternative_text(alt, displayed):
     with pytest.raises(ValueError, match="alt is empty"):
         show(panels(["a"])[0], "ring", alt)
-    assert displayed == []
-
-
-@pytest.mark.parametrize("number", [1, 3])
-def test_pixels_are_shown_as_they_are(number, displayed):
-    """One image as a PNG; several as frames of a GIF that has their grey values too."""
-    frames = torch.randint(0, 256, (number, 4, 5), dtype=torch.uint8)
-    show_pixels(frames, "digits", "Grey squares at random.", zoom=3, pause=70)
-    (((bundle,), options),) = displayed
-    kind = "image/png" if number == 1 else "image/gif"
-    assert options["metadata"][kind] == {"alt": "Grey squares at random.", "width": 15}
-    assert options["metadata"]["scrapbook"]["name"] == "digits"
-    picture = Image.open(io.BytesIO(base64.b64decode(bundle[kind])))
-    assert picture.size == (15, 12) and getattr(picture, "n_frames", 1) == number
-    for i, frame in enumerate(frames):
-        picture.seek(i)
-        shown = np.asarray(picture.convert("L"))
-        assert (shown == np.kron(frame.numpy(), np.ones((3, 3)))).all()
-        if number > 1:
-            assert picture.info["duration"] == (2000 if i == number - 1 else 70)
-            assert picture.info["loop"] == 0
-
-
-def test_pixels_without_alternative_text_are_refused(displayed):
-    with pytest.raises(ValueError, match="alt is empty"):
-        show_pixels(torch.zeros(1, 2, 2, dtype=torch.uint8), "digits", " ")
     assert displayed == []

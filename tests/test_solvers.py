@@ -12,9 +12,8 @@ from scipy.integrate import solve_ivp
 
 from fmtutorial.distributions import GaussianMixture
 from fmtutorial.exact import ExactField
-from fmtutorial.log_snr import log_snr_grid
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath
-from fmtutorial.solvers import Solution, dpm_solver, euler, heun, midpoint, rk4, solve
+from fmtutorial.solvers import Solution, dpm_solver, euler, heun, log_snr_grid, midpoint, rk4, solve
 
 DOUBLE = torch.float64
 # order and evaluations a step

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmtutorial.steps import CountedField, Solution, euler, heun, midpoint, rk4
+from fmtutorial.solvers import CountedField, Solution, euler, heun, midpoint, rk4
 
 DOUBLE = torch.float64
 # The tableaux of Hairer, Nørsett and Wanner 1993, Sec. II.1: nodes c, rows of a, weights b.

@@ -1,4 +1,4 @@
-"""The order of the house: imports point one way, matplotlib stays in one room, rooms are small."""
+"""The order of the house: imports point one way, parts stay behind one name, rooms are small."""
 
 import ast
 import os
@@ -11,74 +11,127 @@ import pytest
 import fmtutorial
 
 PACKAGE = Path(fmtutorial.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+ROOT = PACKAGE.parent
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem[0] != "_"
+)
+BOOK = sorted([*ROOT.glob("notebooks/**/*.py"), *ROOT.glob("tests/benchmarks/*.py")])
+
 LEVELS = {
     "fields": 0,
-    "gaussians": 1,
-    "distributions": 2,
-    "paths": 2,
-    "devices": 1,
-    "embeddings": 1,
-    "unet": 2,
-    "dit": 2,
-    "networks": 3,
-    "steps": 1,
-    "adaptive": 2,
-    "log_snr": 3,
-    "solvers": 3,
-    "exact": 3,
-    "losses": 3,
-    "likelihood": 4,
-    "diffusion": 4,
-    "training": 4,
-    "reflow": 4,
-    "conventions": 5,
-    "weights": 4,
-    "samplers": 5,
-    "digit_batches": 5,
-    "runs": 6,
-    "mnist": 7,
-    # These import nothing of ours but fields.
+    "distributions": 1,
+    "paths": 1,
+    "networks": 1,
+    "training": 1,
     "couplings": 1,
-    "metrics": 1,
-    "plotting": 1,
-    "images": 1,
-    "guidance": 1,
-    "classifier": 2,
     "labs": 1,
+    "guidance": 1,
+    "solvers": 2,
+    "exact": 2,
+    "losses": 2,
+    "metrics": 2,
+    "plotting": 2,
+    "likelihood": 3,
+    "diffusion": 3,
+    "reflow": 3,
+    "conventions": 4,
+    "images": 5,
+    "coursework": 6,
 }
-"""A module imports only from lower levels."""
+"""A room of the house imports only from lower levels."""
+
+PARTS = {
+    "distributions": ["gaussians", "toys", "__init__"],
+    "networks": ["embeddings", "mlp", "unet", "dit", "__init__"],
+    "solvers": ["steps", "grids", "fixed", "exponential", "adaptive", "__init__"],
+    "images": [
+        *["__init__", "data", "devices", "pictures", "batches", "classifier", "weights"],
+        *["sampling", "run", "bits", "command", "__main__"],
+    ],
+    "coursework": [
+        *["exercises", "process", "diffusion", "digits", "flows", "matching", "paths", "reflow"],
+        *["solvers", "transport", "catalogue", "checking", "worker", "__init__", "grading"],
+        "__main__",
+    ],
+}
+"""The parts of a package, in an order in which each imports only from earlier ones."""
+
+HIDDEN = {"distributions", "networks", "solvers"}
+"""Packages that the rest of the house and the book know by one name."""
 
 
-def imports(module):
-    """Every module that a module names in an import, wherever in the file."""
+def place(path):
+    """Return the room that a file of the package belongs to, and the part of it."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts if len(parts) == 2 else (parts[0], None)
+
+
+def imports(path):
+    """Return every module of ours that a file imports from, wherever in the file."""
     names = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} has a relative import"
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            assert node.level == 0, f"{path} has a relative import"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [name for name in full if is_module(name)]
+            names |= {node.module, *modules} if len(modules) < len(full) else set(modules)
     return names
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module):
-    ours = {name.split(".")[1] for name in imports(module) if name.startswith("fmtutorial.")}
-    assert module in LEVELS, f"give {module} its place in LEVELS"
-    for other in ours:
-        assert LEVELS[other] < LEVELS[module], f"{module} imports {other}"
+def is_module(name):
+    stem = ROOT.joinpath(*name.split("."))
+    return stem.with_suffix(".py").exists() or (stem / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_plotting_imports_matplotlib(module):
-    drawn = {name for name in imports(module) if name.split(".")[0] == "matplotlib"}
-    assert bool(drawn) == (module == "plotting")
+def ours(path):
+    """Return the rooms, with parts where they are named, that a file imports from."""
+    found = [name.split(".")[1:] for name in imports(path) if name.startswith("fmtutorial.")]
+    return {(name[0], name[1] if len(name) > 1 else None) for name in found}
+
+
+def test_every_room_has_its_level_and_every_part_its_place():
+    found = {}
+    for path in FILES:
+        room, part = place(path)
+        found.setdefault(room, set()).add(part)
+    assert set(found) == set(LEVELS)
+    assert {room: parts for room, parts in found.items() if parts != {None}} == {
+        room: set(parts) for room, parts in PARTS.items()
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: ".".join(filter(None, place(path))))
+def test_imports_point_one_way(path):
+    room, part = place(path)
+    for other, piece in ours(path):
+        if other != room:
+            assert LEVELS[other] < LEVELS[room], f"{room} imports {other}"
+        else:
+            order = PARTS[room]
+            assert order.index(piece or "__init__") < order.index(part), f"{part} imports {piece}"
+
+
+@pytest.mark.parametrize("path", [*FILES, *BOOK], ids=lambda path: str(path.relative_to(ROOT)))
+def test_parts_stay_behind_one_name(path):
+    room = place(path)[0] if path in FILES else None
+    reached = {(other, piece) for other, piece in ours(path) if other in HIDDEN - {room} and piece}
+    assert not reached, "import the names from the package"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: ".".join(filter(None, place(path))))
+def test_only_plotting_imports_matplotlib(path):
+    drawn = {name for name in imports(path) if name.split(".")[0] == "matplotlib"}
+    assert bool(drawn) == (place(path) == ("plotting", None))
 
 
 def test_every_other_module_runs_without_matplotlib():
     """In a fresh interpreter in which importing matplotlib or IPython is an error."""
-    names = ", ".join(f"fmtutorial.{name}" for name in MODULES if name != "plotting")
+    left_out = {"plotting", "coursework"}  # coursework runs notebooks with IPython
+    modules = [".".join(filter(None, place(path))) for path in FILES]
+    wanted = [m for m in modules if m.split(".")[0] not in left_out and "__" not in m]
+    names = ", ".join(f"fmtutorial.{name}" for name in wanted)
     code = f"import sys; sys.modules.update(matplotlib=None, IPython=None); import {names}"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     result = subprocess.run(
@@ -87,33 +140,7 @@ def test_every_other_module_runs_without_matplotlib():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: ".".join(filter(None, place(path))))
 def test_modules_are_small(path):
     """One idea each: 250 lines, or a few more."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 275
-
-
-COURSEWORK = {
-    "exercises": 0,
-    "process": 0,
-    "catalogue": 2,
-    "checking": 3,
-    "__init__": 4,
-    "worker": 4,
-    "grading": 4,
-    "__main__": 5,
-}
-"""Of fmtutorial.coursework; its other modules hold the exercises of a sheet each, at level 1."""
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("coursework/*.py")), ids=lambda p: p.stem)
-def test_coursework_imports_point_one_way(path):
-    found = imports(f"coursework/{path.stem}")
-    ours = {name.split(".")[2] for name in found if name.startswith("fmtutorial.coursework.")}
-    level = COURSEWORK.get(path.stem, 1)
-    assert all(COURSEWORK.get(other, 1) < level for other in ours), f"{path.stem} imports {ours}"
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_nothing_imports_coursework(module):
-    assert not [name for name in imports(module) if name.startswith("fmtutorial.coursework")]

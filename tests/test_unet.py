@@ -6,7 +6,8 @@ import pytest
 import torch
 from image_networks import awake, image_batch
 
-from fmtutorial.unet import Attention, ResidualBlock, UNet
+from fmtutorial.networks import UNet
+from fmtutorial.networks.unet import Attention, ResidualBlock
 
 
 def normalised(x):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import mathjax
+import modules
 import nbformat
 import repository
 from docutils import nodes
@@ -68,12 +69,18 @@ def read_as_plain_text(app, what, name, obj, options, lines):
         lines.insert(0, "\\ ")  # invisible; else napoleon takes words before a colon for a type
 
 
-def link_type_aliases(app, env, node, contnode):
-    """Link an annotation to the alias it names: Sphinx would look for a class only."""
-    if (node.get("refdomain"), node.get("reftype")) == ("py", "class"):
-        where = (env, node["refdoc"], app.builder, "data", node["reftarget"], node, contnode)
-        return env.get_domain("py").resolve_xref(*where)
-    return None
+def link_type_names(app, env, node, contnode):
+    """Link an annotation to an alias, or to a name that a package takes from one of its parts.
+
+    Sphinx would look for a class of exactly that name only.
+    """
+    if (node.get("refdomain"), node.get("reftype")) != ("py", "class"):
+        return None
+    domain, target = env.get_domain("py"), node["reftarget"]
+    package, _, name = target.rpartition(".")
+    known = [full for full in domain.objects if re.fullmatch(rf"{package}\.\w+\.{name}", full)]
+    target = known[0] if known else target
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
 
 
 def edit_the_script(app, pagename, templatename, context, doctree):
@@ -93,10 +100,11 @@ def setup(app):
     app.connect("config-inited", follow_repository)
     app.connect("config-inited", serve_mathjax)
     app.connect("builder-inited", read_pictures)
+    app.connect("source-read", modules.show_modules)
     app.connect("doctree-resolved", describe_pictures)
     app.connect("builder-inited", keep_own_members, priority=600)  # after autoapi has read them
     app.connect("autodoc-process-docstring", read_as_plain_text, priority=400)  # before napoleon
-    app.connect("missing-reference", link_type_aliases)
+    app.connect("missing-reference", link_type_names)
     app.connect("html-page-context", edit_the_script, priority=900)  # after the theme's buttons
     app.connect("build-finished", allow_underscores)
     return {"parallel_read_safe": True}

@@ -9,7 +9,7 @@ from torch import Tensor
 from fmtutorial.coursework.exercises import Draw, Exercise
 from fmtutorial.fields import VelocityField, expand_time
 from fmtutorial.paths import COSINE, LINEAR, AffinePath
-from fmtutorial.steps import ScalarTimeField
+from fmtutorial.solvers import ScalarTimeField
 
 
 def velocity_from_noise(noise: Tensor, x: Tensor, t: Tensor) -> Tensor:

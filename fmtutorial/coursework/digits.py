@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fmtutorial.coursework.exercises import Draw, Exercise, Function, Setting
 from fmtutorial.guidance import LabelledField, guided
-from fmtutorial.images import bits_per_dimension as bits_for_shape
+from fmtutorial.images.bits import bits_per_dimension as bits_for_shape
 from fmtutorial.metrics import Moments, frechet_between
 
 IMAGES = (

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fmtutorial.coursework.exercises import Draw, Exercise
+from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.fields import VelocityField
-from fmtutorial.gaussians import Gaussian, GaussianMixture
 from fmtutorial.likelihood import divergence
 
 

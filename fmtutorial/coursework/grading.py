@@ -25,8 +25,8 @@ NAMED = re.compile(r"""check\(\s*["'](\w+\.\w+)["']""")
 IMPORTED = re.compile(r"^\s*((?:from|import)\s+fmtutorial.*?)\s*$", re.MULTILINE)
 HANDED_OUT = {
     "from fmtutorial.coursework import check",
-    "from fmtutorial.classifier import digit_classifier",
-    "from fmtutorial.images import dequantise, small_digits",
+    "from fmtutorial.images.classifier import digit_classifier",
+    "from fmtutorial.images.data import dequantise, small_digits",
 }
 """What the sheets themselves import; anything else of the package gets a remark."""
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fmtutorial.coursework.exercises import Draw, Exercise
+from fmtutorial.distributions import GaussianMixture
 from fmtutorial.exact import ExactField
 from fmtutorial.fields import expand_time
-from fmtutorial.gaussians import GaussianMixture
 from fmtutorial.paths import COSINE, LINEAR, AffinePath
 
 

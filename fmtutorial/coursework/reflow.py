@@ -10,7 +10,7 @@ from fmtutorial.fields import VelocityField, expand_time
 from fmtutorial.reflow import MeanVelocity
 from fmtutorial.reflow import distillation_loss as package_distillation_loss
 from fmtutorial.reflow import straightness as package_straightness
-from fmtutorial.steps import Solution
+from fmtutorial.solvers import Solution
 
 
 def straightness(states: Tensor, times: Tensor) -> Tensor:

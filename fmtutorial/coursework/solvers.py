@@ -5,8 +5,7 @@ from torch import Tensor
 
 from fmtutorial.coursework.exercises import Draw, Exercise
 from fmtutorial.fields import VelocityField
-from fmtutorial.solvers import solve
-from fmtutorial.steps import ScalarTimeField, Step, heun, midpoint, rk4
+from fmtutorial.solvers import ScalarTimeField, Step, heun, midpoint, rk4, solve
 
 
 def euler_solve(v: VelocityField, x: Tensor, times: Tensor) -> Tensor:

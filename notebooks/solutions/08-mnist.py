@@ -104,8 +104,8 @@ check("digits.frechet", frechet)
 # Then take a Gaussian as a model of digits. `pixels` and `test_pixels` are dequantised training and test digits, shape $(1000,784)$. Fit mean and covariance to `pixels`, add $\epsilon I$ to the covariance, and let `torch.distributions.MultivariateNormal` compute the log-densities. Print the mean bits per dimension of both sets for $\epsilon=0,10^{-4},10^{-3},10^{-2}$. With which $\epsilon$ is each of the two sets cheapest, and which set should decide? Does the model know more than the uniform density?
 
 # %%
-from fmtutorial.classifier import digit_classifier
-from fmtutorial.images import dequantise, small_digits
+from fmtutorial.images.classifier import digit_classifier
+from fmtutorial.images.data import dequantise, small_digits
 
 generator = torch.Generator().manual_seed(0)
 digits, test_digits = small_digits("train").images, small_digits("test").images

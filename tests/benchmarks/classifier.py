@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from fmtutorial.classifier import DigitClassifier, class_spread
-from fmtutorial.images import Digits, mnist
+from fmtutorial.images.classifier import DigitClassifier, class_spread
+from fmtutorial.images.data import Digits, mnist
 from fmtutorial.metrics import frechet_between, moments
 
 SEEDS = [0, 1, 2]

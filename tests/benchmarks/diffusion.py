@@ -21,12 +21,11 @@ from fmtutorial.diffusion import (
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
 from fmtutorial.fields import VelocityField
-from fmtutorial.log_snr import half_log_snr, time_of
 from fmtutorial.losses import flow_matching_loss, uniform_times
 from fmtutorial.metrics import energy_distance, relative_error, wasserstein
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, VP, AffinePath
-from fmtutorial.solvers import dpm_solver, euler, solve
+from fmtutorial.solvers import dpm_solver, euler, half_log_snr, solve, time_of
 from fmtutorial.training import EMA, train
 
 SEEDS = [0, 1, 2, 3]

@@ -13,15 +13,16 @@ import time
 import torch
 from provenance import save
 
-from fmtutorial.classifier import score_digits
-from fmtutorial.devices import fast_precision
 from fmtutorial.exact import ExactField
-from fmtutorial.images import Digits, dequantise, mnist
+from fmtutorial.images.bits import digit_bits
+from fmtutorial.images.classifier import score_digits
+from fmtutorial.images.data import Digits, dequantise, mnist
+from fmtutorial.images.devices import fast_precision
+from fmtutorial.images.sampling import evaluations, sample_digits
+from fmtutorial.images.weights import load_weights
 from fmtutorial.labs import default_device
 from fmtutorial.metrics import relative_error
 from fmtutorial.paths import LINEAR, AffinePath
-from fmtutorial.samplers import digit_bits, evaluations, sample_digits
-from fmtutorial.weights import load_weights
 
 SEED, LIKELIHOODS = 0, 200
 RUNS = (("ddpm", 50), ("heun", 5), ("heun", 25))

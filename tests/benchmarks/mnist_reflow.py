@@ -16,17 +16,17 @@ import torch
 from provenance import RESULTS, save
 from torch.amp import GradScaler
 
-from fmtutorial.classifier import score_digits
-from fmtutorial.devices import describe, fast_precision, in_precision
-from fmtutorial.digit_batches import CLASSES
-from fmtutorial.images import mnist
-from fmtutorial.labs import default_device
+from fmtutorial.images.batches import CLASSES
+from fmtutorial.images.classifier import score_digits
+from fmtutorial.images.data import mnist
+from fmtutorial.images.devices import fast_precision, in_precision
+from fmtutorial.images.sampling import evaluations, image_field, sample, sample_digits
+from fmtutorial.images.weights import load_weights, save_weights
+from fmtutorial.labs import default_device, describe
 from fmtutorial.losses import flow_matching_loss, uniform_times
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.reflow import distillation_loss, straightness
-from fmtutorial.samplers import evaluations, image_field, sample, sample_digits
 from fmtutorial.training import EMA, train
-from fmtutorial.weights import load_weights, save_weights
 
 PAIRS, PAIR_STEPS, BATCH = 40_000, 6, 64
 STEPS = {"reflow": 3500, "one-step": 7500}

@@ -12,12 +12,12 @@ from statistics import mean, stdev
 import torch
 from provenance import save
 
-from fmtutorial.classifier import score_digits
-from fmtutorial.devices import fast_precision
-from fmtutorial.images import mnist
+from fmtutorial.images.classifier import score_digits
+from fmtutorial.images.data import mnist
+from fmtutorial.images.devices import fast_precision
+from fmtutorial.images.sampling import evaluations, sample_digits
+from fmtutorial.images.weights import load_weights
 from fmtutorial.labs import default_device
-from fmtutorial.samplers import evaluations, sample_digits
-from fmtutorial.weights import load_weights
 
 SEEDS = [0, 1, 2]
 COUNT = 1000

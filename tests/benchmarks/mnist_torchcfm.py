@@ -3,7 +3,7 @@
     .venv/bin/python -m pip install --group benchmark
     .venv/bin/python tests/benchmarks/mnist_torchcfm.py
 
-Ours (`python -m fmtutorial.mnist train`), with as many steps as should fit into MINUTES, then
+Ours (`python -m fmtutorial.images train`), with as many steps as should fit into MINUTES, then
 their example's network and settings (class-conditional, batch 128, Adam, float32) for as long as
 ours took by the clock. Both are measured by the same sampler on the same noise. Chapter 8.
 
@@ -18,12 +18,12 @@ from provenance import save
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
 from torchcfm.models.unet import UNetModel
 
-from fmtutorial.classifier import score_digits
-from fmtutorial.devices import fast_precision
-from fmtutorial.images import Digits, mnist
+from fmtutorial.images.classifier import score_digits
+from fmtutorial.images.data import Digits, mnist
+from fmtutorial.images.devices import fast_precision
+from fmtutorial.images.run import Run, Settings, steps_within
+from fmtutorial.images.sampling import sample_digits
 from fmtutorial.labs import default_device
-from fmtutorial.runs import Run, Settings, steps_within
-from fmtutorial.samplers import sample_digits
 
 MINUTES, SEED, COUNT, STEPS = 6.0, 0, 1000, 10
 DEVICE = default_device()

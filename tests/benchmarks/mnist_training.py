@@ -14,10 +14,10 @@ import torch
 from mnist_samplers import DEVICE, SEEDS, scores, summary
 from provenance import save
 
-from fmtutorial.devices import fast_precision
-from fmtutorial.images import Digits, mnist
+from fmtutorial.images.data import Digits, mnist
+from fmtutorial.images.devices import fast_precision
+from fmtutorial.images.run import Run, Settings
 from fmtutorial.metrics import relative_error
-from fmtutorial.runs import Run, Settings
 
 BASE = Settings(width=32, steps=2000, batch=64, warm_up=100, ema_decay=0.998,
                 precision=str(fast_precision(DEVICE)).removeprefix("torch."))  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import fmtutorial
-from fmtutorial.devices import describe
+from fmtutorial.labs import hardware
 
 RESULTS = Path(fmtutorial.__file__).parent / "results"
 
@@ -33,7 +33,7 @@ def save(
         "script": f"tests/benchmarks/{name}.py",
         "seeds": seeds,
         "minutes": round((time.perf_counter() - started) / 60, 1),
-        **describe(torch.device(device)),
+        **hardware(torch.device(device)),
     }
     text = json.dumps(results | {"provenance": provenance}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Images: their data, training runs, sampling and measures, and a command. Chapter 8."""

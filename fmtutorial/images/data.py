@@ -1,0 +1,166 @@
+"""Digits: MNIST, a small part of it that needs no download, and pixels as real numbers.
+
+Chapter 8.
+"""
+
+import hashlib
+import os
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from fmtutorial.fields import check_state
+
+ROOT_VARIABLE = "FMTUTORIAL_DATA"
+"""Environment variable with the folder that holds, or shall hold, MNIST."""
+
+CHECKSUMS = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+"""MD5 of the unpacked files of MNIST."""
+
+
+class Digits(NamedTuple):
+    """Images of shape (N, 28, 28), integers 0 … 255, and their labels 0 … 9 of shape (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def small_digits(split: str = "train") -> Digits:
+    """Return 1000 digits of MNIST, 100 of each class, that come with the package.
+
+    Args:
+        split: "train" or "test", drawn from MNIST's own training or test digits.
+
+    Raises:
+        ValueError: an unknown split.
+    """
+    _check_split(split)
+    file = resources.files("fmtutorial") / "data" / "digits.npz"
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    return Digits(torch.from_numpy(images), torch.from_numpy(labels).long())
+
+
+def mnist(split: str = "train", root: str | Path | None = None) -> Digits:
+    """Return MNIST's 60 000 training or 10 000 test digits, downloading them the first time.
+
+    Torchvision downloads them, with progress, into a folder beside their place; they are moved
+    there once every checksum is right. Files that are there already are verified too.
+
+    Args:
+        split: "train" or "test".
+        root: folder that holds MNIST/raw/…, as torchvision lays it out; by default the
+            environment variable FMTUTORIAL_DATA, else ~/.cache/fmtutorial.
+
+    Raises:
+        ValueError: an unknown split, or a file whose checksum is wrong.
+        OSError: the download failed.
+
+    Source: LeCun, Bottou, Bengio and Haffner 1998.
+    """
+    _check_split(split)
+    root = Path(root or os.environ.get(ROOT_VARIABLE) or Path.home() / ".cache" / "fmtutorial")
+    raw = root / "MNIST" / "raw"
+    if not all((raw / name).exists() for name in CHECKSUMS):
+        _download(root)
+    verify(raw)
+    from torchvision import datasets  # slow to import, and needed here only
+
+    dataset = datasets.MNIST(root, train=split == "train")
+    return Digits(dataset.data, dataset.targets)
+
+
+DATA = {"full": mnist, "small": small_digits}
+"""All of MNIST, or what comes with the package: from a split to its digits, by name."""
+
+
+def verify(raw: Path) -> None:
+    """Raise unless the folder holds the four files of MNIST, byte for byte.
+
+    Raises:
+        ValueError: a file is missing, truncated or another one.
+    """
+    for name, expected in CHECKSUMS.items():
+        path = raw / name
+        found = hashlib.md5(path.read_bytes()).hexdigest() if path.exists() else "missing"
+        if found != expected:
+            raise ValueError(
+                f"{path} is not MNIST's: its MD5 is {found} and should be {expected}. "
+                "Delete the file, and it is downloaded again"
+            )
+
+
+def _download(root: Path) -> None:
+    from torchvision import datasets
+
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix="download-") as folder:
+        try:
+            datasets.MNIST(folder, download=True)
+        except RuntimeError as error:
+            raise OSError(" ".join(str(error).split())) from error
+        fresh = Path(folder) / "MNIST" / "raw"
+        verify(fresh)
+        raw = root / "MNIST" / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        for name in CHECKSUMS:
+            os.replace(fresh / name, raw / name)
+
+
+def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
+    """Turn pixels 0 … 255 into real numbers in [−1, 1): (pixel + u) / 128 − 1, u uniform in [0, 1).
+
+    A density of real numbers belongs to integers only after such noise; without it a flow could
+    put infinite density on 256 values. ``to_pixels`` undoes it exactly.
+
+    Args:
+        images: integers, shape (B, 28, 28) or any other with a batch dimension.
+        generator: of u, on the device of the images.
+
+    Returns:
+        Shape (B, 1, 28, 28), float32; a channel is added.
+
+    Raises:
+        TypeError: images are not unsigned bytes.
+
+    Source: Theis, van den Oord and Bethge 2016, Sec. 3.1. Chapter 8.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images have dtype {images.dtype}; pass torch.uint8, 0 to 255")
+    # 16 bits of u beside 8 of the pixel fit a float32: nothing is rounded on the way
+    u = torch.randint(2**16, images.shape, generator=generator, device=images.device) / 2**16
+    return ((images + u) / 128 - 1).unsqueeze(1)
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """Turn real numbers into pixels 0 … 255, clamping what lies outside [−1, 1).
+
+    Args:
+        x: images, shape (B, 1, height, width).
+
+    Returns:
+        Unsigned bytes, shape (B, height, width).
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: x has another number of channels than 1.
+    """
+    check_state(x)
+    if x.ndim != 4 or x.shape[1] != 1:
+        raise ValueError(f"x has shape {tuple(x.shape)}; pass (B, 1, height, width)")
+    return ((x.squeeze(1) + 1) * 128).floor().clamp(0, 255).byte()
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "test"):
+        raise ValueError(f'unknown split "{split}"; choose from train, test')

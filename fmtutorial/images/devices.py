@@ -1,0 +1,44 @@
+"""What a device is, and in which precision it is fastest. Chapter 8."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
+    """Return a context in which networks on this device run in this precision."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def in_precision(network: Callable[..., Tensor], precision: torch.dtype) -> Callable[..., Tensor]:
+    """Return v(x, t, label) that runs the network in this precision and answers in float32."""
+
+    def single(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        with autocast(x.device, precision):
+            return network(x, t, label).float()
+
+    return single
+
+
+def fast_precision(device: torch.device) -> torch.dtype:
+    """Return the precision in which a device trains fastest, of those that are safe to train in.
+
+    bfloat16 where the hardware multiplies it, else float16 on GPUs, which needs a scaler of the
+    loss, else float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        able = torch.cpu.get_capabilities()
+        if able.get("amx_bf16") or able.get("avx512_bf16"):
+            return torch.bfloat16
+    return torch.float32

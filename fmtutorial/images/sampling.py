@@ -1,0 +1,156 @@
+"""Every sampler of the book by name, for a linear path from noise to data; digits in batches.
+
+Chapter 8.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from fmtutorial.diffusion import ddim, solve_sde
+from fmtutorial.fields import VelocityField
+from fmtutorial.guidance import LabelledField, guided
+from fmtutorial.images.data import to_pixels
+from fmtutorial.images.devices import in_precision
+from fmtutorial.paths import LINEAR, AffinePath
+from fmtutorial.solvers import (
+    ScalarTimeField,
+    Solution,
+    dpm_solver,
+    euler,
+    heun,
+    midpoint,
+    rk4,
+    solve,
+    solve_adaptive,
+)
+
+
+def heun_to_data(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+    """Take Heun's step, but Euler's if it ends at t = 1.
+
+    There a network has hardly been trained, and Heun's method would average with it.
+
+    Source: Karras et al. 2022, Algorithm 1.
+    """
+    return heun(v, x, t, h) if t + h < 1 else euler(v, x, t, h)
+
+
+STEPS = {"euler": euler, "midpoint": midpoint, "heun": heun_to_data, "rk4": rk4}
+SAMPLERS = (*STEPS, "dpm", "ddpm", "sde", "adaptive")
+
+
+def evaluations(method: str, steps: int) -> int:
+    """Return how often a sampler on a fixed grid evaluates the field in so many steps."""
+    if method == "heun":
+        return 2 * steps - 1
+    return {"midpoint": 2, "rk4": 4}.get(method, 1) * steps
+
+
+def sample(
+    field: VelocityField,
+    x0: Tensor,
+    method: str = "heun",
+    steps: int = 25,
+    noise_level: float = 1.0,
+    generator: Generator | None = None,
+) -> Solution:
+    """Take noise to data by one of the book's samplers, on an even grid of times.
+
+    Args:
+        field: v(x, t) of the linear path, for instance of ``guided``.
+        x0: noise, shape (B, *event).
+        method: "euler", "midpoint", "heun" (with Euler's method in the last step), "rk4", "dpm"
+            (DPM-Solver++), "adaptive" (with relative and absolute tolerance 1e-4), "ddpm" (the
+            ancestral sampler) or "sde" (Euler-Maruyama with noise that falls with σ: constant
+            noise makes it unstable near the data, where λ h/σ² is large).
+        steps: of the grid; "adaptive" chooses its own.
+        noise_level: of "sde" at t = 0; at time t it is w(t) = noise_level · (1 − t).
+        generator: of the noise of "ddpm" and "sde", on the device of x0.
+
+    Raises:
+        ValueError: an unknown method.
+
+    Chapters 5 and 7.
+    """
+    times, path = torch.linspace(0, 1, steps + 1), AffinePath(LINEAR)
+    if method in STEPS:
+        return solve(field, x0, times, STEPS[method])
+    if method == "dpm":
+        return dpm_solver(field, x0, times, path)
+    if method == "ddpm":
+        return solve(field, x0, times, ddim(path, 1.0, generator))
+    if method == "sde":
+        return solve_sde(field, x0, times, path, lambda t: noise_level * (1 - t), generator)
+    if method == "adaptive":
+        return solve_adaptive(field, x0, 0.0, 1.0, 1e-4, 1e-4)
+    raise ValueError(f'unknown sampler "{method}"; choose from {", ".join(SAMPLERS)}')
+
+
+def image_field(
+    network: LabelledField,
+    label: Tensor,
+    scale: float = 1.0,
+    precision: torch.dtype = torch.float32,
+) -> VelocityField:
+    """Bind label, guidance and precision to a network; states stay in float32.
+
+    Args:
+        network: v(x, t, label), on the device of the labels.
+        label: integers from 0 to 10, shape (B,); 10 is "no label".
+        scale: of the guidance.
+        precision: in which the network runs.
+    """
+    # guidance takes a small difference, in single precision
+    return guided(in_precision(network, precision), label, scale)
+
+
+def noise_generators(seed: int, device: torch.device) -> tuple[Generator, Generator]:
+    """Return a generator of the noise to start from, on the CPU, and one of later noise.
+
+    The CPU draws the start, so that a seed means the same digits on every device. Later noise
+    has another seed: with the same one its first draw would be the start again.
+    """
+    return Generator("cpu").manual_seed(seed), Generator(device).manual_seed(2**31 + seed)
+
+
+@torch.no_grad()
+def sample_digits(
+    network: LabelledField,
+    labels: Tensor,
+    method: str = "heun",
+    steps: int = 25,
+    scale: float = 1.0,
+    noise_level: float = 1.0,
+    seed: int = 0,
+    precision: torch.dtype = torch.float32,
+    batch: int = 500,
+) -> Iterator[Tensor]:
+    """Make digits with these labels, batch by batch.
+
+    The noise they begin with is drawn on the CPU, so that a seed means the same digits on every
+    device, up to rounding.
+
+    Args:
+        network: see ``image_field``.
+        labels: for all digits, shape (N,).
+        method: see ``sample``.
+        steps: see ``sample``.
+        scale: see ``image_field``.
+        noise_level: see ``sample``.
+        seed: of all noise.
+        precision: see ``image_field``.
+        batch: digits at a time.
+
+    Yields:
+        Unsigned bytes of shape (B, 28, 28), with B = batch but for the last.
+
+    Chapter 8.
+    """
+    start, later = noise_generators(seed, labels.device)
+    for label in labels.split(batch):
+        x0 = torch.randn(len(label), 1, 28, 28, generator=start, device="cpu")
+        field = image_field(network, label, scale, precision)
+        x0 = x0.to(labels.device)
+        yield to_pixels(sample(field, x0, method, steps, noise_level, later).last)

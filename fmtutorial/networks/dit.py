@@ -1,0 +1,103 @@
+"""A small diffusion transformer for images, interchangeable with the U-Net. Chapter 8."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fmtutorial.networks.embeddings import TimeLabelEmbedding, check_event, zero
+
+
+class DiT(nn.Module):
+    """A transformer on patches of pixels: (x, t, label=None) → velocity.
+
+    Each patch is a token; time and label set scale, shift and gate of every layer ("adaLN-Zero").
+
+    Args:
+        image_shape: (channels, height, width) of one sample; both divisible by the patch.
+        patch: side of a patch in pixels.
+        width: numbers in a token; a multiple of the heads.
+        depth: number of layers.
+        heads: of the attention.
+        labels: number of classes; 0 for none. Label ``labels`` and None mean "no label".
+        checkpointing: recompute each layer in the backward pass, for less memory and more time.
+
+    Source: Peebles and Xie 2023. Chapter 8.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        patch: int = 4,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        labels: int = 0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if patch < 1 or heads < 1:
+            raise ValueError(f"patch={patch} and heads={heads} must be positive")
+        channels, rows, columns = image_shape[0], image_shape[1] // patch, image_shape[2] // patch
+        if (rows * patch, columns * patch) != tuple(image_shape[1:]) or width % heads:
+            raise ValueError(
+                f"height and width of {image_shape} must be divisible by patch={patch}, and "
+                f"width={width} by heads={heads}"
+            )
+        self.image_shape, self.checkpointing = torch.Size(image_shape), checkpointing
+        self.embed = TimeLabelEmbedding(width, labels)
+        self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
+        self.enter = nn.Linear(channels * patch**2, width)
+        self.position = nn.Parameter(0.02 * torch.randn(rows * columns, width))
+        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulate = zero(nn.Linear(width, 2 * width))
+        self.leave = zero(nn.Linear(width, channels * patch**2))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the velocity at x and t.
+
+        Args:
+            x: images, shape (B, *image_shape).
+            t: times, shape (B,).
+            label: classes, integers from 0 to ``labels``, shape (B,).
+
+        Raises:
+            TypeError: x or t is not a floating-point tensor, or label not one of integers.
+            ValueError: a wrong shape, an unknown class, or a label where none belongs.
+        """
+        e = F.silu(self.embed(x, t, label))
+        check_event(x, self.image_shape)
+        patches = self.fold(x)  # (B, pixels of a patch, rows, columns)
+        h = self.enter(patches.flatten(2).transpose(1, 2)) + self.position  # (B, tokens, width)
+        for layer in self.layers:
+            if self.checkpointing:
+                h = checkpoint(layer, h, e, use_reentrant=False)
+            else:
+                h = layer(h, e)
+        scale, shift = self.modulate(e)[:, None].chunk(2, dim=-1)
+        h = self.leave(self.norm(h) * (1 + scale) + shift)
+        return self.unfold(h.transpose(1, 2).reshape(patches.shape))
+
+
+class Layer(nn.Module):
+    """Attention among the tokens, then two linear layers on each, both gated by the embedding."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulate = zero(nn.Linear(width, 6 * width))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.enter, self.leave = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.body = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """Return the layer's output for tokens of shape (B, tokens, width)."""
+        scale, shift, gate, scale2, shift2, gate2 = self.modulate(e)[:, None].chunk(6, dim=-1)
+        parts = self.enter(self.norm(x) * (1 + scale) + shift).unflatten(-1, (3, self.heads, -1))
+        q, k, v = parts.permute(2, 0, 3, 1, 4)  # (B, heads, tokens, width / heads) each
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + gate * self.leave(h)
+        return x + gate2 * self.body(self.norm(x) * (1 + scale2) + shift2)

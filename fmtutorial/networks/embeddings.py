@@ -1,0 +1,94 @@
+"""How a time and a label enter a network for images, and the checks that networks share.
+
+Chapter 8.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fmtutorial.fields import expand_time
+
+
+def check_event(x: Tensor, event_shape: tuple[int, ...]) -> None:
+    """Raise unless the samples of x have the shape that a network was built for.
+
+    Raises:
+        ValueError: they have another one.
+    """
+    if tuple(x.shape[1:]) != tuple(event_shape):
+        raise ValueError(
+            f"x has event shape {tuple(x.shape[1:])}; "
+            f"the network was built for {tuple(event_shape)}"
+        )
+
+
+def check_labels(label: Tensor, n: int, classes: int) -> None:
+    """Raise unless label is a batch of n integers from 0 to classes − 1.
+
+    Raises:
+        TypeError: it does not hold integers.
+        ValueError: another shape, or an unknown class.
+    """
+    if not isinstance(label, Tensor):
+        raise TypeError(f"label is a {type(label).__name__}; pass a tensor of shape ({n},)")
+    if label.shape != (n,):
+        raise ValueError(f"label has shape {tuple(label.shape)}; pass ({n},)")
+    if label.dtype != torch.int64:
+        raise TypeError(f"label has dtype {label.dtype}; convert it with label.long()")
+    # a look at the values would break a compiled network in two
+    if not torch.compiler.is_compiling() and bool(((label < 0) | (label >= classes)).any()):
+        raise ValueError(
+            f"labels run from {label.min()} to {label.max()}; the network knows 0 to {classes - 1}"
+        )
+
+
+class TimeLabelEmbedding(nn.Module):
+    """A vector for each time and label: e(t) + e(label), (B,) and (B,) → (B, width).
+
+    The time enters as sin(kt) and cos(kt) with frequencies k from 1 to 100 in geometric steps,
+    followed by two linear layers; the label as a row of a table. The table has one row more than
+    there are classes: label ``labels`` stands for "no label", for training with label dropout.
+
+    Args:
+        width: of the vector; at least 4.
+        labels: number of classes; 0 for none.
+
+    Source: Vaswani et al. 2017, Sec. 3.5, for the frequencies; Ho and Salimans 2021 for the
+    empty label. Chapter 8.
+    """
+
+    def __init__(self, width: int, labels: int = 0) -> None:
+        super().__init__()
+        self.labels = labels
+        frequencies = torch.logspace(0, 2, width // 4)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.time = nn.Sequential(
+            nn.Linear(2 * (width // 4), width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.label = nn.Embedding(labels + 1, width) if labels else None
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """Return the vectors for a batch x at times t; without labels all get the empty one.
+
+        Raises:
+            TypeError: x or t is not a floating-point tensor, or label not one of integers.
+            ValueError: a wrong shape, an unknown class, or a label where the network has none.
+        """
+        expand_time(t, x)
+        angle = t[:, None] * self.frequencies
+        embedded = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
+        if self.label is None:
+            if label is not None:
+                raise ValueError(f"the network was built with labels=0: got label {label}")
+            return embedded
+        if label is None:
+            label = torch.full_like(t, self.labels, dtype=torch.int64)
+        check_labels(label, len(x), self.labels + 1)
+        return embedded + self.label(label)
+
+
+def zero(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """Set a layer's weights and bias to 0, so that a block starts as its skip."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

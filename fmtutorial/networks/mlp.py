@@ -1,0 +1,107 @@
+"""Multilayer perceptrons for events of a few numbers. Chapter 3."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fmtutorial.fields import expand_time
+from fmtutorial.networks.embeddings import check_event, check_labels
+
+
+class MLP(nn.Module):
+    """A plain multilayer perceptron on events of a few numbers.
+
+    It sees x and, beside t itself, sin(kπt) and cos(kπt) for k = 1 … frequencies, so that it can
+    follow fields that change fast in time. With ``labels`` > 0 it sees the label too.
+
+    Args:
+        event_shape: shape of one sample; (2,) for points in the plane.
+        width: units of a hidden layer.
+        depth: number of hidden layers.
+        frequencies: number of sine-cosine pairs.
+        labels: number of classes; 0 for none.
+
+    Chapter 3.
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...] = (2,),
+        width: int = 256,
+        depth: int = 3,
+        frequencies: int = 4,
+        labels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.labels = labels
+        size = math.prod(event_shape)
+        self.register_buffer("angles", math.pi * torch.arange(1.0, frequencies + 1))
+        inputs = size + 1 + 2 * frequencies + labels
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [nn.Linear(inputs, width), nn.SiLU()]
+            inputs = width
+        self.body = nn.Sequential(*layers, nn.Linear(inputs, size))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the velocity at x and t.
+
+        Args:
+            x: states, shape (B, *event_shape).
+            t: times, shape (B,).
+            label: classes 0 … labels − 1, integer, shape (B,); for a network with labels only.
+
+        Raises:
+            TypeError: x or t is not a floating-point tensor, or label not one of integers.
+            ValueError: a wrong shape, an unknown class, or a label where none belongs or none
+                where one does.
+        """
+        expand_time(t, x)
+        check_event(x, self.event_shape)
+        time = t[:, None]
+        angle = time * self.angles
+        features = [x.reshape(len(x), -1), time, angle.sin(), angle.cos()]
+        if (label is None) != (self.labels == 0):
+            raise ValueError(f"the network was built with labels={self.labels}: got label {label}")
+        if label is not None:
+            check_labels(label, len(x), self.labels)
+            features.append(nn.functional.one_hot(label, self.labels).to(x))
+        return self.body(torch.cat(features, dim=1)).reshape(x.shape)
+
+
+class MeanFlowMLP(nn.Module):
+    """An ``MLP`` for mean velocities u(x, start, end); the end enters as one more coordinate.
+
+    Args:
+        event_shape: shape of one sample.
+        width: units of a hidden layer.
+        depth: number of hidden layers.
+        frequencies: number of sine-cosine pairs of the start.
+
+    Chapter 6.
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...] = (2,),
+        width: int = 256,
+        depth: int = 3,
+        frequencies: int = 4,
+    ) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.body = MLP((math.prod(event_shape) + 1,), width, depth, frequencies)
+
+    def forward(self, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Return u at x for start and end of shape (B,); shaped like x.
+
+        Raises:
+            TypeError: an argument is not a floating-point tensor.
+            ValueError: a wrong shape.
+        """
+        expand_time(end, x)
+        check_event(x, self.event_shape)
+        state = torch.cat([x.reshape(len(x), -1), end[:, None]], dim=1)
+        return self.body(state, start)[:, :-1].reshape(x.shape)

@@ -1,0 +1,122 @@
+"""A U-Net for small images, built for speed: it folds pixels into channels first. Chapter 8."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fmtutorial.networks.embeddings import TimeLabelEmbedding, check_event, zero
+
+
+class UNet(nn.Module):
+    """Two resolutions, residual blocks, one attention layer: (x, t, label=None) → velocity.
+
+    Patches of 2×2 pixels become four channels, so that the first level has a quarter of the
+    pixels; the second has a quarter of that. 1.05 million parameters for MNIST.
+
+    Args:
+        image_shape: (channels, height, width) of one sample; height and width divisible by 4.
+        width: channels of the first level; the second has twice as many.
+        labels: number of classes; 0 for none. Label ``labels`` and None mean "no label".
+        checkpointing: recompute each block in the backward pass, for less memory and more time.
+
+    Source: Ronneberger et al. 2015; Ho et al. 2020, App. B. Chapter 8.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        width: int = 64,
+        labels: int = 0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        channels = image_shape[0]
+        if image_shape[1] % 4 or image_shape[2] % 4:
+            raise ValueError(
+                f"height and width of {image_shape} must be divisible by 4: pad the images"
+            )
+        self.image_shape, self.checkpointing = torch.Size(image_shape), checkpointing
+        self.embed = TimeLabelEmbedding(2 * width, labels)
+        self.fold, self.unfold = nn.PixelUnshuffle(2), nn.PixelShuffle(2)
+        self.enter = nn.Conv2d(4 * channels, width, 3, padding=1)
+        self.fine_down = ResidualBlock(width, width, 2 * width)
+        self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.coarse_in = ResidualBlock(2 * width, 2 * width, 2 * width)
+        self.attention = Attention(2 * width)
+        self.coarse_out = ResidualBlock(2 * width, 2 * width, 2 * width)
+        self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.fine_up = ResidualBlock(2 * width, width, 2 * width)  # sees `up` and the skip
+        self.leave = nn.Sequential(
+            nn.GroupNorm(1, width),
+            nn.SiLU(),
+            zero(nn.Conv2d(width, 4 * channels, 3, padding=1)),
+        )
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the velocity at x and t.
+
+        Args:
+            x: images, shape (B, *image_shape).
+            t: times, shape (B,).
+            label: classes, integers from 0 to ``labels``, shape (B,).
+
+        Raises:
+            TypeError: x or t is not a floating-point tensor, or label not one of integers.
+            ValueError: a wrong shape, an unknown class, or a label where none belongs.
+        """
+        e = F.silu(self.embed(x, t, label))
+        check_event(x, self.image_shape)
+        h = self.enter(self.fold(x))  # (B, width, H/2, W/2)
+        skip = self._run(self.fine_down, h, e)
+        h = self.down(skip)  # (B, 2 · width, H/4, W/4)
+        h = self._run(self.coarse_in, h, e)
+        h = self.attention(h)
+        h = self._run(self.coarse_out, h, e)
+        h = self.up(h)  # (B, width, H/2, W/2)
+        h = self._run(self.fine_up, torch.cat([h, skip], dim=1), e)
+        return self.unfold(self.leave(h))
+
+    def _run(self, block: nn.Module, h: Tensor, e: Tensor) -> Tensor:
+        if self.checkpointing:
+            return checkpoint(block, h, e, use_reentrant=False)
+        return block(h, e)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a skip; the embedding scales and shifts between them."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.GroupNorm(1, inputs),
+            nn.SiLU(),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+        )
+        self.modulate = nn.Linear(embedding, 2 * outputs)
+        self.norm = nn.GroupNorm(1, outputs)
+        self.second = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """Return the block's output for x of shape (B, C, H, W) and an embedding (B, E)."""
+        scale, shift = self.modulate(e)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm(self.first(x)) * (1 + scale) + shift
+        return self.skip(x) + self.second(F.silu(h))
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of an image, beside a skip."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels)
+        self.enter = nn.Conv2d(channels, 3 * channels, 1)
+        self.leave = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Let every pixel look at all others; x and the result have shape (B, C, H, W)."""
+        parts = self.enter(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H·W, 3C)
+        q, k, v = parts.unsqueeze(1).chunk(3, dim=-1)  # (B, 1, H·W, C) each: one head
+        h = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
+        return x + self.leave(h.reshape(x.shape))

@@ -1,0 +1,52 @@
+"""Pictures hold the pixels that they were given."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fmtutorial.images.pictures import show_pixels, tile
+
+
+def test_tile_by_hand():
+    """Five images of 1×2 in rows of three, two pixels apart: 4 × 10, the last place is black."""
+    images = torch.arange(1, 11, dtype=torch.uint8).reshape(5, 1, 2)
+    o = 0
+    assert tile(images, 3).tolist() == [
+        [1, 2, o, o, 3, 4, o, o, 5, 6],
+        [o] * 10,
+        [o] * 10,
+        [7, 8, o, o, 9, 10, o, o, o, o],
+    ]
+    assert tile(images[:2], 1, gap=0).tolist() == [[1, 2], [3, 4]]
+    assert tile(images[:1], 2, gap=1).tolist() == [[1, 2, o, o, o]]
+    assert tile(images, 3).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_pixels_are_shown_as_they_are(number, displayed):
+    """One image as a PNG; several as frames of a GIF that has their grey values too."""
+    frames = torch.randint(0, 256, (number, 4, 5), dtype=torch.uint8)
+    show_pixels(frames, "digits", "Grey squares at random.", zoom=3, pause=70)
+    (((bundle,), options),) = displayed
+    kind = "image/png" if number == 1 else "image/gif"
+    assert options["metadata"][kind] == {"alt": "Grey squares at random.", "width": 15}
+    assert options["metadata"]["scrapbook"]["name"] == "digits"
+    picture = Image.open(io.BytesIO(base64.b64decode(bundle[kind])))
+    assert picture.size == (15, 12) and getattr(picture, "n_frames", 1) == number
+    for i, frame in enumerate(frames):
+        picture.seek(i)
+        shown = np.asarray(picture.convert("L"))
+        assert (shown == np.kron(frame.numpy(), np.ones((3, 3)))).all()
+        if number > 1:
+            assert picture.info["duration"] == (2000 if i == number - 1 else 70)
+            assert picture.info["loop"] == 0
+
+
+def test_pixels_without_alternative_text_are_refused(displayed):
+    with pytest.raises(ValueError, match="alt is empty"):
+        show_pixels(torch.zeros(1, 2, 2, dtype=torch.uint8), "digits", " ")
+    assert displayed == []
