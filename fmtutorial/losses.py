@@ -6,8 +6,41 @@ Chapter 3.
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.fields import VelocityField, check_same_shape, generator_device
+from fmtutorial.fields import (
+    VelocityField,
+    check_count,
+    check_number,
+    check_same_shape,
+    check_state,
+    generator_device,
+)
 from fmtutorial.paths import AffinePath
+
+
+def mean_squared_norm(difference: Tensor) -> Tensor:
+    """Return (1/B) Σ_b ‖d_b‖²: summed over an event, averaged over the batch.
+
+    Every loss of the book is this mean of some difference.
+
+    Args:
+        difference: d, shape (B, *event), B ≥ 1.
+
+    Returns:
+        Shape ().
+
+    Raises:
+        ValueError: the batch is empty.
+
+    Chapter 3.
+    """
+    check_state(difference, "difference")
+    n = len(difference)
+    if n == 0:
+        raise ValueError(
+            f"difference has shape {tuple(difference.shape)}: an empty batch has no mean; "
+            "pass at least one sample"
+        )
+    return difference.square().reshape(n, -1).sum(dim=1).mean()
 
 
 def flow_matching_loss(
@@ -15,8 +48,7 @@ def flow_matching_loss(
 ) -> Tensor:
     """Return the conditional flow matching loss: the mean over b of ‖v(x_t, t) − (α̇ x₁ + σ̇ x₀)‖².
 
-    The squared norm is summed over an event and averaged over the batch. It does not go to zero:
-    its floor is the mean of ``ExactField.target_variance``.
+    It does not go to zero: its floor is the mean of ``ExactField.target_variance``.
 
     Args:
         field: v(x, t).
@@ -29,20 +61,20 @@ def flow_matching_loss(
         Shape ().
 
     Raises:
-        TypeError: an argument is not a floating-point tensor.
-        ValueError: shapes differ, t lies outside the interval, or the field returns another
-            shape than x_t has.
+        ValueError: the batch is empty, t lies outside the interval, or the field returns
+            another shape than x_t has.
 
     Source: Lipman et al. 2023, Eq. 9. Chapter 3.
     """
     sample = path.sample(x0, x1, t)
     v = field(sample.x_t, t)
     check_same_shape(v, sample.velocity, "v, target")
-    return ((v - sample.velocity) ** 2).reshape(len(x0), -1).sum(dim=1).mean()
+    return mean_squared_norm(v - sample.velocity)
 
 
 def uniform_times(n: int, generator: Generator | None = None) -> Tensor:
     """Draw n times uniformly from [0, 1); shape (n,), on the generator's device."""
+    check_count(n, "n", least=0)
     return torch.rand(n, generator=generator, device=generator_device(generator))
 
 
@@ -63,11 +95,12 @@ def logit_normal_times(
         Shape (n,), in (0, 1).
 
     Raises:
-        ValueError: std is not positive.
+        ValueError: n is negative, mean is not finite, or std not positive.
 
     Source: Esser et al. 2024, Eq. 19. Chapter 3.
     """
-    if not std > 0:
-        raise ValueError(f"std is {std}; it must be positive")
+    check_count(n, "n", least=0)
+    check_number(mean, "mean")
+    check_number(std, "std", low=0, without_low=True)
     z = mean + std * torch.randn(n, generator=generator, device=generator_device(generator))
     return torch.sigmoid(z)

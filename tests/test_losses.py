@@ -7,11 +7,33 @@ import pytest
 import scipy.stats
 import torch
 
-from fmtutorial.losses import flow_matching_loss, logit_normal_times, uniform_times
+from fmtutorial.losses import (
+    flow_matching_loss,
+    logit_normal_times,
+    mean_squared_norm,
+    uniform_times,
+)
 from fmtutorial.paths import LINEAR, AffinePath
 
 DOUBLE = torch.float64
 PATH = AffinePath(LINEAR)
+
+
+def test_mean_squared_norm_by_hand():
+    """1 + 4 and 9 + 0: the mean of 5 and 9. A batch of B = D is no other case."""
+    d = torch.tensor([[1.0, -2.0], [3.0, 0.0]])
+    assert mean_squared_norm(d).item() == 7.0 and mean_squared_norm(d).shape == ()
+    assert mean_squared_norm(d.reshape(2, 1, 2, 1)).item() == 7.0
+    assert mean_squared_norm(torch.tensor([1.0, -2.0, 3.0])).item() == pytest.approx(14 / 3)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 2)])
+def test_an_empty_batch_has_no_mean(shape):
+    empty = torch.zeros(shape)
+    with pytest.raises(ValueError, match="an empty batch has no mean"):
+        mean_squared_norm(empty)
+    with pytest.raises(ValueError, match="an empty batch has no mean"):
+        flow_matching_loss(lambda x, t: x, PATH, empty, empty, torch.zeros(0))
 
 
 def test_loss_worked_out_by_hand():
@@ -112,5 +134,5 @@ def test_times_follow_the_generator(draw):
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
 def test_logit_normal_refuses_a_standard_deviation_that_is_not_positive(std):
-    with pytest.raises(ValueError, match="std is .*must be positive"):
+    with pytest.raises(ValueError, match=r"std is .*in \(0, ∞\)"):
         logit_normal_times(3, std=std)
