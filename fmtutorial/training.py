@@ -1,12 +1,9 @@
-"""The training loop as a generator, the moving average of weights, and checkpoints. Chapter 3."""
+"""The training loop as a generator, and the moving average of weights. Chapter 3."""
 
 import copy
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -138,42 +135,3 @@ def train(
         if ema is not None:
             ema.update(network)
         yield TrainingStep(number, value.item(), rate)
-
-
-def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers and strings to one file, whole or not at all.
-
-    The file is written beside its place and renamed, so that a crash leaves the old one.
-
-    Args:
-        path: where to; its folder must exist.
-        state: state dictionaries and plain values by name.
-    """
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read what ``save_checkpoint`` wrote, onto the CPU, without running code from the file.
-
-    Raises:
-        ValueError: the file is truncated, foreign, or holds more than tensors and plain values.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is not a checkpoint of fmtutorial, or it is truncated: {error}"
-        ) from error

@@ -28,6 +28,19 @@ def in_precision(network: Callable[..., Tensor], precision: torch.dtype) -> Call
     return single
 
 
+def precision_named(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of a name in ``PRECISIONS``, or the fastest one here for "auto".
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "auto":
+        return fast_precision(device)
+    if name not in PRECISIONS:
+        raise ValueError(f'unknown precision "{name}"; choose from auto, {", ".join(PRECISIONS)}')
+    return PRECISIONS[name]
+
+
 def fast_precision(device: torch.device) -> torch.dtype:
     """Return the precision in which a device trains fastest, of those that are safe to train in.
 

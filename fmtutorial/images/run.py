@@ -17,11 +17,12 @@ import torch.distributed as dist
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from fmtutorial.checkpoints import load_checkpoint, save_checkpoint
 from fmtutorial.images.batches import CLASSES, digit_batch, digit_loss
 from fmtutorial.images.data import DATA, Digits
 from fmtutorial.images.devices import PRECISIONS
 from fmtutorial.images.weights import NETWORKS
-from fmtutorial.training import EMA, TrainingStep, load_checkpoint, save_checkpoint, train
+from fmtutorial.training import EMA, TrainingStep, train
 
 
 @dataclasses.dataclass(frozen=True)

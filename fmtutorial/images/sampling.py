@@ -116,6 +116,40 @@ def noise_generators(seed: int, device: torch.device) -> tuple[Generator, Genera
 
 
 @torch.no_grad()
+def generate(
+    network: LabelledField,
+    labels: Tensor,
+    method: str,
+    steps: int,
+    scale: float,
+    noise_level: float,
+    start: Generator,
+    later: Generator,
+    precision: torch.dtype,
+) -> Solution:
+    """Draw the noise that digits of these labels begin with, and take it to data.
+
+    Args:
+        network: see ``image_field``.
+        labels: shape (B,).
+        method: see ``sample``.
+        steps: see ``sample``.
+        scale: see ``image_field``.
+        noise_level: see ``sample``.
+        start: of the noise to begin with, on the CPU; see ``noise_generators``.
+        later: of later noise, on the device of the labels.
+        precision: see ``image_field``.
+
+    Returns:
+        States of shape (B, 1, 28, 28).
+
+    Chapter 8.
+    """
+    x0 = torch.randn(len(labels), 1, 28, 28, generator=start, device="cpu").to(labels.device)
+    field = image_field(network, labels, scale, precision)
+    return sample(field, x0, method, steps, noise_level, later)
+
+
 def sample_digits(
     network: LabelledField,
     labels: Tensor,
@@ -149,8 +183,6 @@ def sample_digits(
     Chapter 8.
     """
     start, later = noise_generators(seed, labels.device)
-    for label in labels.split(batch):
-        x0 = torch.randn(len(label), 1, 28, 28, generator=start, device="cpu")
-        field = image_field(network, label, scale, precision)
-        x0 = x0.to(labels.device)
-        yield to_pixels(sample(field, x0, method, steps, noise_level, later).last)
+    for part in labels.split(batch):
+        made = generate(network, part, method, steps, scale, noise_level, start, later, precision)
+        yield to_pixels(made.last)

@@ -4,16 +4,16 @@ Chapter 8.
 """
 
 import json
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
+from fmtutorial.checkpoints import writing
 from fmtutorial.networks import DiT, UNet
 
 NETWORKS = {"unet": UNet, "dit": DiT}
@@ -53,9 +53,8 @@ def save_weights(
     }
     if not all(bool(w.isfinite().all()) for w in tensors.values()):
         raise ValueError("a weight is not finite, or too large for half precision")
-    partial = Path(f"{path}.partial")
-    save_file(tensors, partial, {"fmtutorial": json.dumps(described)})
-    os.replace(partial, path)
+    with writing(path) as file:
+        file.write(save(tensors, {"fmtutorial": json.dumps(described)}))
 
 
 def load_weights(source: str | Path) -> Weights:

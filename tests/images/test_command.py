@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from fmtutorial.checkpoints import load_checkpoint, save_checkpoint
 from fmtutorial.images import command as module
 from fmtutorial.images.bits import digit_bits
 from fmtutorial.images.classifier import score_digits
@@ -22,7 +23,6 @@ from fmtutorial.images.run import Settings
 from fmtutorial.images.sampling import SAMPLERS, sample_digits
 from fmtutorial.images.weights import load_weights, save_weights
 from fmtutorial.networks import UNet
-from fmtutorial.training import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 TRAIN = "train --data small --width 8 --steps 6 --batch 5 --device cpu --precision float32"

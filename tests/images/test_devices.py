@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from fmtutorial.images.devices import PRECISIONS, autocast, fast_precision
+from fmtutorial.images.devices import PRECISIONS, autocast, fast_precision, precision_named
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -68,3 +68,12 @@ def test_other_devices_train_in_float32(monkeypatch, kind):
     """Whatever the CPU beside them can do."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     assert fast_precision(torch.device(kind)) == torch.float32
+
+
+def test_a_precision_by_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert precision_named("auto", CUDA) == torch.float16
+    for name in ("float32", "bfloat16", "float16"):
+        assert precision_named(name, CUDA) == getattr(torch, name)
+    with pytest.raises(ValueError, match='unknown precision "float64"; choose from auto, float32'):
+        precision_named("float64", CPU)

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 import fmtutorial
+from fmtutorial.checkpoints import load_checkpoint, save_checkpoint
 from fmtutorial.images import run as runs
 from fmtutorial.images.command import main
 from fmtutorial.images.data import Digits, small_digits
 from fmtutorial.images.devices import PRECISIONS
 from fmtutorial.images.run import Run, Settings, join, steps_within
-from fmtutorial.training import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 SMALL = Settings(data="small", width=8, steps=8, batch=6, warm_up=2)

@@ -9,8 +9,16 @@ import torch
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
 from fmtutorial.images.bits import digit_bits
-from fmtutorial.images.data import Digits, dequantise
-from fmtutorial.images.sampling import SAMPLERS, evaluations, image_field, sample, sample_digits
+from fmtutorial.images.data import Digits, dequantise, to_pixels
+from fmtutorial.images.sampling import (
+    SAMPLERS,
+    evaluations,
+    generate,
+    image_field,
+    noise_generators,
+    sample,
+    sample_digits,
+)
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.solvers import heun, solve, solve_adaptive
 
@@ -239,6 +247,19 @@ def test_digits_are_where_the_flow_takes_the_noise_of_their_seed():
     expected = grey(level_of(LABELS), noise_of(3, 30))
     assert (images.float() - expected).abs().max() <= 1
     assert (images.float() != expected).float().mean() < 0.01
+
+
+def test_generated_states_begin_with_the_noise_of_start():
+    """And end as the digits of ``sample_digits``, whatever the sampler draws later."""
+    for method in ("heun", "sde"):
+        start, later = noise_generators(3, torch.device("cpu"))
+        options = (LABELS, method, 5, 1.5, 0.7, start, later, torch.float32)
+        made = generate(pixel_network, *options)
+        assert torch.equal(made.states[0].squeeze(1), noise_of(3, 30))
+        digits = draw(method, 5, scale=1.5, noise_level=0.7, seed=3)
+        assert torch.equal(to_pixels(made.last), digits)
+        again = generate(pixel_network, *options)
+        assert not torch.equal(again.states[0], made.states[0])
 
 
 def test_guidance_moves_the_mean():
