@@ -3,6 +3,7 @@
 Chapter 2.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,15 +30,18 @@ class ExactField:
     Memory is B · K · D numbers for K components of D entries.
 
     Raises:
-        TypeError: x or t is not a floating-point tensor.
-        ValueError: x has another event shape than the target, t another shape than (B,) or a
-            value outside the interval.
+        ValueError: x has another event shape than the target, or t a value outside the interval.
 
     Source: Lipman et al. 2023, Theorem 1; Karras et al. 2022, App. B.3 for data sets. Chapter 2.
     """
 
     path: AffinePath
     target: GaussianMixture | Gaussian | Tensor
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, AffinePath):
+            raise TypeError(f"path is {self.path!r}; pass an AffinePath")
+        _ = self._mixture  # validates the target
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return v_t(x) = E[α̇ x₁ + σ̇ x₀ | x_t = x], shaped like x."""
@@ -47,7 +51,7 @@ class ExactField:
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return ∇ log p_t(x), shaped like x."""
-        zero = 0 * expand_time(t, x).reshape(-1, 1)
+        zero = 0 * _column(t, x)
         return self._observe(x, t).mean(zero, zero, zero - 1).reshape(x.shape)
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
@@ -56,9 +60,8 @@ class ExactField:
 
     def posterior_mean(self, x: Tensor, t: Tensor) -> Tensor:
         """Return E[x₁ | x_t = x], shaped like x."""
-        time = expand_time(t, x).reshape(-1, 1)
-        alpha = self.path.schedule.alpha(time)
-        return self._observe(x, t).mean(1 + 0 * time, alpha, 0 * time).reshape(x.shape)
+        alpha = self.path.schedule.alpha(_column(t, x)).to(x)
+        return self._observe(x, t).mean(1 + 0 * alpha, alpha, 0 * alpha).reshape(x.shape)
 
     def target_variance(self, x: Tensor, t: Tensor) -> Tensor:
         """Return E‖u − v_t(x)‖² given x_t = x, where u = α̇ x₁ + σ̇ x₀; shape (B,).
@@ -73,7 +76,7 @@ class ExactField:
         means = seen.component_means(alpha_dot, alpha_dot * alpha, sigma_dot * sigma)
         mean = (weights[:, :, None] * means).sum(dim=1, keepdim=True)
         between = ((means - mean) ** 2).sum(dim=2)
-        multiplicity = x[0].numel() / seen.totals.shape[2]
+        multiplicity = math.prod(x.shape[1:]) / seen.totals.shape[2]
         trace = (seen.variances / seen.totals).sum(dim=2) * multiplicity
         within = (alpha_dot * sigma - alpha * sigma_dot) ** 2 * trace
         return (weights * (within + between)).sum(dim=1)
@@ -84,6 +87,11 @@ class ExactField:
             return self.target
         if isinstance(self.target, Gaussian):
             return self.target.as_mixture
+        if not isinstance(self.target, Tensor):
+            raise TypeError(
+                f"target is a {type(self.target).__name__}; pass a Gaussian, a GaussianMixture or "
+                "a data set, a tensor (N, *event)"
+            )
         check_state(self.target, "target")
         points = self.target
         return GaussianMixture(points, points.new_zeros(len(points)))
@@ -91,11 +99,16 @@ class ExactField:
     def _coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         s = self.path.schedule
         s.check_velocity_times(t)
-        time = expand_time(t, x).reshape(-1, 1)
-        return s.alpha(time), s.sigma(time), s.alpha_dot(time), s.sigma_dot(time)
+        time = _column(t, x)
+        functions = (s.alpha, s.sigma, s.alpha_dot, s.sigma_dot)
+        return tuple(function(time).to(x) for function in functions)
 
     def _observe(self, x: Tensor, t: Tensor) -> Observation:
         check_times(t, "a path")
-        time = expand_time(t, x).reshape(-1, 1)
-        s = self.path.schedule
-        return self._mixture.observe(x, s.alpha(time), s.sigma(time))
+        time, s = _column(t, x), self.path.schedule
+        return self._mixture.observe(x, s.alpha(time).to(x), s.sigma(time).to(x))
+
+
+def _column(t: Tensor, x: Tensor) -> Tensor:
+    """Return t of shape (B,) as (B, 1)."""
+    return expand_time(t, x).reshape(-1, 1)

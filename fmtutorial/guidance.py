@@ -4,11 +4,12 @@ Chapter 8.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField
+from fmtutorial.fields import VelocityField, check_number, check_same_shape
 
 LabelledField = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """v(x, t, label), where label None means "no label"; a network trained with label dropout."""
@@ -28,16 +29,24 @@ def guided(network: LabelledField, label: Tensor, scale: float = 1.0) -> Velocit
         scale: s, called w + 1 by Ho and Salimans.
 
     Returns:
-        A velocity field v(x, t), for states of that batch size.
+        A velocity field v(x, t), for states of that batch size. It can be pickled if the network
+        can.
 
     Source: Ho and Salimans 2021, Eq. 6; Zheng et al. 2023 for flows. Chapter 8.
     """
-    if scale == 1:
-        return lambda x, t: network(x, t, label)
-    if scale == 0:
-        return lambda x, t: network(x, t, None)
+    if not callable(network):
+        raise TypeError(f"network is {network!r}; pass a function or a network (x, t, label)")
+    if not isinstance(label, Tensor) or label.ndim != 1:
+        raise TypeError(f"label is {label!r}; pass a tensor of classes, shape (B,)")
+    check_number(scale, "scale")
+    return partial(_guided, network, label, float(scale))
 
-    def field(x: Tensor, t: Tensor) -> Tensor:
-        return torch.lerp(network(x, t, None), network(x, t, label), scale)
 
-    return field
+def _guided(network: LabelledField, label: Tensor, scale: float, x: Tensor, t: Tensor) -> Tensor:
+    v = network(x, t, None if scale == 0 else label)
+    check_same_shape(v, x, "v, x")
+    if scale in (0, 1):
+        return v
+    free = network(x, t, None)
+    check_same_shape(free, x, "v, x")
+    return torch.lerp(free, v, scale)

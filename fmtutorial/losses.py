@@ -66,6 +66,10 @@ def flow_matching_loss(
 
     Source: Lipman et al. 2023, Eq. 9. Chapter 3.
     """
+    if not callable(field):
+        raise TypeError(f"field is {field!r}; pass a function or a network (x, t) → velocity")
+    if not isinstance(path, AffinePath):
+        raise TypeError(f"path is {path!r}; pass an AffinePath")
     sample = path.sample(x0, x1, t)
     v = field(sample.x_t, t)
     check_same_shape(v, sample.velocity, "v, target")
@@ -103,4 +107,5 @@ def logit_normal_times(
     check_number(mean, "mean")
     check_number(std, "std", low=0, without_low=True)
     z = mean + std * torch.randn(n, generator=generator, device=generator_device(generator))
-    return torch.sigmoid(z)
+    smallest, largest = torch.finfo(z.dtype).tiny, 1 - torch.finfo(z.dtype).eps / 2
+    return torch.sigmoid(z).clamp(smallest, largest)  # which rounds to an end for large |z|

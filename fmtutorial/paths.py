@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import check_same_shape, check_times, expand_time
+from fmtutorial.fields import check_number, check_same_shape, check_times, expand_time
 
 QUANTITIES = ("velocity", "score", "noise", "data")
 
@@ -21,10 +22,8 @@ class Schedule:
 
     Args:
         name: for messages.
-        alpha: α_t.
-        sigma: σ_t.
-        alpha_dot: dα/dt.
-        sigma_dot: dσ/dt.
+        alpha, sigma: α_t and σ_t.
+        alpha_dot, sigma_dot: dα/dt and dσ/dt.
         finite_at_one: whether σ has a finite derivative at t = 1. Where it has not, every
             velocity is defined on 0 ≤ t < 1 only.
 
@@ -38,55 +37,77 @@ class Schedule:
     sigma_dot: Callable[[Tensor], Tensor]
     finite_at_one: bool = True
 
+    def __post_init__(self) -> None:
+        t = torch.tensor([0.25, 0.75])
+        for name in ("alpha", "sigma", "alpha_dot", "sigma_dot"):
+            function = getattr(self, name)
+            value = function(t) if callable(function) else None
+            if not isinstance(value, Tensor) or value.shape != t.shape:
+                raise TypeError(f"{name} is {function!r}; pass a function from times to as many")
+
     def check_velocity_times(self, t: Tensor) -> None:
         """Raise unless the schedule has derivatives at every entry of t."""
-        what = f"the velocity of the {self.name} schedule"
-        check_times(t, what, open_end=not self.finite_at_one)
+        check_times(t, f"the velocity of the {self.name} schedule", not self.finite_at_one)
 
     def __repr__(self) -> str:
         return f"Schedule({self.name})"
 
 
 def lipman(sigma_min: float) -> Schedule:
-    """Return the straight schedule α = t, σ = 1 − (1 − σ_min) t, which keeps some noise at t = 1.
-
-    Raises:
-        ValueError: σ_min is not in [0, 1).
+    """Return the straight schedule α = t, σ = 1 − (1 − σ_min) t; σ_min in [0, 1) is left at t = 1.
 
     Source: Lipman et al. 2023, Eq. 20.
     """
-    if not 0 <= sigma_min < 1:
-        raise ValueError(f"sigma_min is {sigma_min}; it is the noise left at t = 1, in [0, 1)")
-    slope = 1 - sigma_min
+    check_number(sigma_min, "sigma_min", low=0, high=1, without_high=True)
     return Schedule(
         name="linear" if sigma_min == 0 else f"lipman({sigma_min:g})",
-        alpha=lambda t: t,
-        # 1 − t is exact near t = 1 in floating point, 1 − slope·t is not
-        sigma=lambda t: (1 - t) + sigma_min * t,
+        alpha=_same,
+        sigma=partial(_straight_sigma, left=float(sigma_min)),
         alpha_dot=torch.ones_like,
-        sigma_dot=lambda t: torch.full_like(t, -slope),
+        sigma_dot=partial(torch.full_like, fill_value=float(sigma_min - 1)),
     )
+
+
+def _same(t: Tensor) -> Tensor:
+    return t
+
+
+def _straight_sigma(t: Tensor, left: float) -> Tensor:
+    return (1 - t) + left * t  # 1 − t is exact near t = 1 in floating point, 1 − slope·t is not
 
 
 LINEAR = lipman(0.0)
 """Straight lines: α = t, σ = 1 − t."""
 
+
+def _rise(t: Tensor, height: float = 1.0) -> Tensor:
+    return height * torch.sin(0.5 * math.pi * t)
+
+
+def _fall(t: Tensor, height: float = 1.0) -> Tensor:
+    return _rise(1 - t, height)  # a cosine, exactly 0 at t = 1
+
+
 COSINE = Schedule(
     name="cosine",
-    alpha=lambda t: torch.sin(0.5 * math.pi * t),
-    # cos(πt/2), written so that it is exactly 0 at t = 1
-    sigma=lambda t: torch.sin(0.5 * math.pi * (1 - t)),
-    alpha_dot=lambda t: 0.5 * math.pi * torch.cos(0.5 * math.pi * t),
-    sigma_dot=lambda t: -0.5 * math.pi * torch.sin(0.5 * math.pi * t),
+    alpha=_rise,
+    sigma=_fall,
+    alpha_dot=partial(_fall, height=0.5 * math.pi),
+    sigma_dot=partial(_rise, height=-0.5 * math.pi),
 )
 """A quarter of a circle: α = sin(πt/2), σ = cos(πt/2), so that α² + σ² = 1."""
 
+
+def _root(t: Tensor, height: float = 1.0, power: float = 0.5) -> Tensor:
+    return height * (1 - t) ** power
+
+
 SQRT = Schedule(
     name="square-root",
-    alpha=lambda t: t,
-    sigma=lambda t: torch.sqrt(1 - t),
+    alpha=_same,
+    sigma=_root,
     alpha_dot=torch.ones_like,
-    sigma_dot=lambda t: -0.5 / torch.sqrt(1 - t),
+    sigma_dot=partial(_root, height=-0.5, power=-0.5),
     finite_at_one=False,
 )
 """α = t, σ = √(1 − t), whose derivative diverges at t = 1. Chapter 2 says what that costs."""
@@ -99,27 +120,26 @@ def _vp_exponent(t: Tensor) -> Tensor:
     return -0.25 * (_BETA_MAX - _BETA_MIN) * (1 - t) ** 2 - 0.5 * _BETA_MIN * (1 - t)
 
 
-def _vp_exponent_dot(t: Tensor) -> Tensor:
-    return 0.5 * (_BETA_MAX - _BETA_MIN) * (1 - t) + 0.5 * _BETA_MIN
+def _vp_alpha(t: Tensor) -> Tensor:
+    return torch.exp(_vp_exponent(t))
 
 
 def _vp_sigma(t: Tensor) -> Tensor:
-    # 1 − α² without cancellation near t = 1
-    return torch.sqrt(-torch.expm1(2 * _vp_exponent(t)))
+    return torch.sqrt(-torch.expm1(2 * _vp_exponent(t)))  # √(1 − α²) without cancellation
+
+
+def _vp_alpha_dot(t: Tensor) -> Tensor:
+    return 0.5 * (_BETA_MIN + (_BETA_MAX - _BETA_MIN) * (1 - t)) * _vp_alpha(t)  # β/2 · α
+
+
+def _vp_sigma_dot(t: Tensor) -> Tensor:
+    return -_vp_alpha(t) * _vp_alpha_dot(t) / _vp_sigma(t)
 
 
 VP = Schedule(
-    name="variance-preserving",
-    alpha=lambda t: torch.exp(_vp_exponent(t)),
-    sigma=_vp_sigma,
-    alpha_dot=lambda t: _vp_exponent_dot(t) * torch.exp(_vp_exponent(t)),
-    sigma_dot=lambda t: -_vp_exponent_dot(t) * torch.exp(2 * _vp_exponent(t)) / _vp_sigma(t),
-    finite_at_one=False,
+    "variance-preserving", _vp_alpha, _vp_sigma, _vp_alpha_dot, _vp_sigma_dot, finite_at_one=False
 )
-"""The linear-β diffusion of Song et al. 2021 with time reversed: α² + σ² = 1.
-
-α_0 = exp(−5.025) = 0.0066 is small but not zero.
-"""
+"""The linear-β diffusion of Song et al. 2021 in reverse: α² + σ² = 1, α_0 = 0.0066 is not 0."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +161,10 @@ class AffinePath:
 
     schedule: Schedule
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise TypeError(f"schedule is {self.schedule!r}; pass a Schedule, such as LINEAR")
+
     def sample(self, x0: Tensor, x1: Tensor, t: Tensor) -> PathSample:
         """Return x_t = α x₁ + σ x₀ and its time derivative α̇ x₁ + σ̇ x₀.
 
@@ -148,30 +172,18 @@ class AffinePath:
             x0: noise, shape (B, *event).
             x1: data, shape of x0.
             t: shape (B,), in [0, 1], or [0, 1) where σ̇ diverges at 1.
-
-        Raises:
-            TypeError: an argument is not a floating-point tensor.
-            ValueError: shapes differ, or t lies outside the interval.
         """
         check_same_shape(x0, x1, "x0, x1")
         self.schedule.check_velocity_times(t)
         time, s = expand_time(t, x0), self.schedule
-        return PathSample(
-            x_t=s.alpha(time) * x1 + s.sigma(time) * x0,
-            velocity=s.alpha_dot(time) * x1 + s.sigma_dot(time) * x0,
-        )
+        x_t = s.alpha(time) * x1 + s.sigma(time) * x0
+        return PathSample(x_t, velocity=s.alpha_dot(time) * x1 + s.sigma_dot(time) * x0)
 
     def conditional_velocity(self, x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
         """Return u_t(x | x₁) = α̇ x₁ + (σ̇/σ) (x − α x₁).
 
-        Args:
-            x: states, shape (B, *event).
-            x1: data, shape of x.
-            t: shape (B,), in [0, 1] where σ_t > 0: [0, 1) for every schedule that ends in σ = 0.
-
-        Raises:
-            TypeError: an argument is not a floating-point tensor.
-            ValueError: shapes differ, or t lies outside the interval.
+        x and x1 have one shape (B, *event), t lies in [0, 1] where σ_t > 0: in [0, 1) for every
+        schedule that ends in σ = 0.
 
         Source: Lipman et al. 2023, Theorem 3.
         """
@@ -184,14 +196,7 @@ class AffinePath:
     def conditional_score(self, x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
         """Return ∇ log p_t(x | x₁) = −(x − α x₁) / σ².
 
-        Args:
-            x: states, shape (B, *event).
-            x1: data, shape of x.
-            t: shape (B,), in [0, 1] where σ_t > 0.
-
-        Raises:
-            TypeError: an argument is not a floating-point tensor.
-            ValueError: shapes differ, or t lies outside the interval.
+        Shapes and times as for ``conditional_velocity``.
         """
         check_same_shape(x, x1, "x, x1")
         check_times(t, "a path")
@@ -214,10 +219,6 @@ class AffinePath:
                 to or from velocity where σ̇ diverges; from velocity where α̇σ − ασ̇ = 0.
             given: one of "velocity", "score", "noise", "data".
             want: one of the same four.
-
-        Raises:
-            TypeError: an argument is not a floating-point tensor.
-            ValueError: an unknown name, shapes differ, or t lies where it is not defined.
 
         Source: Lipman et al. 2024, Table 1. Chapters 2 and 7.
         """

@@ -258,7 +258,7 @@ MEANS = torch.zeros(2, 3)
             lambda: GaussianMixture(MEANS, torch.tensor([1.0, 1.0, -2.0]).diag().expand(2, 3, 3)),
             "negative eigenvalue -2",
         ),
-        (lambda: GaussianMixture(MEANS, torch.tensor([1.0, float("nan")])), "eigenvalue"),
+        (lambda: GaussianMixture(MEANS, torch.tensor([1.0, float("nan")])), "covariances.*finite"),
         (
             lambda: GaussianMixture(MEANS, torch.ones(2), torch.ones(1)),
             r"weights have shape \(1,\)",
@@ -268,11 +268,12 @@ MEANS = torch.zeros(2, 3)
         (lambda: GaussianMixture(MEANS, torch.ones(2), torch.tensor([1.0, 0.0])), "positive"),
         (lambda: GaussianMixture(MEANS, torch.ones(2), torch.full((2,), float("nan"))), "nan"),
         (lambda: Gaussian(torch.zeros(3), torch.ones(3)), "covariances have shape"),
-        (lambda: Gaussian(torch.zeros(3), -1.0), "negative eigenvalue"),
+        (lambda: Gaussian(torch.zeros(3), -1.0), "covariance is -1.0"),
+        (lambda: Gaussian(torch.zeros(3), torch.tensor(-1.0)), "negative eigenvalue"),
         (lambda: checkerboard(3), "squares is 3.*even"),
         (lambda: checkerboard(0), "squares is 0"),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_wrong_parameters_are_refused(make, match):
     with pytest.raises(ValueError, match=match):

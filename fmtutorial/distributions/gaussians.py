@@ -10,7 +10,15 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.fields import check_state, generator_device
+from fmtutorial.fields import check_count, check_number, check_state, generator_device
+
+
+def _check_finite(value: Tensor, name: str) -> None:
+    check_state(value, name)
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(
+            f"{name}: an entry is not finite; look for NaN, infinity or a division by 0"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +50,9 @@ class Observation:
         return torch.softmax(self.logits, dim=1)
 
     def component_means(self, on_mean: Tensor, on_covariance: Tensor, on_unit: Tensor) -> Tensor:
-        """Return a m_k + (b Σ_k + c I) C_k⁻¹ (x − α m_k) for each component.
+        """Return a m_k + (b Σ_k + c I) C_k⁻¹ (x − α m_k) for each component; shape (B, K, D).
 
         Every conditional mean of the book has this form; a, b, c have shape (B, 1).
-
-        Returns:
-            Shape (B, K, D).
         """
         gain = (on_covariance[:, None] * self.variances + on_unit[:, None]) / self.totals
         moved = gain * self.offsets
@@ -57,11 +62,8 @@ class Observation:
 
     def mean(self, on_mean: Tensor, on_covariance: Tensor, on_unit: Tensor) -> Tensor:
         """Average ``component_means`` over the responsibilities; shape (B, D)."""
-        return torch.einsum(
-            "bk,bkd->bd",
-            self.responsibilities,
-            self.component_means(on_mean, on_covariance, on_unit),
-        )
+        means = self.component_means(on_mean, on_covariance, on_unit)
+        return torch.einsum("bk,bkd->bd", self.responsibilities, means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +77,8 @@ class GaussianMixture:
         weights: shape (K,), positive and summing to 1; None gives equal weights.
 
     Raises:
-        TypeError: means are not a floating-point tensor.
-        ValueError: shapes disagree, weights do not sum to 1, a covariance is not symmetric
-            or has a negative eigenvalue.
+        ValueError: shapes disagree, an entry is not finite, weights do not sum to 1, a covariance
+            is not symmetric or has a negative eigenvalue.
 
     Chapter 2.
     """
@@ -87,8 +88,13 @@ class GaussianMixture:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_state(self.means, "means")
-        components, size = len(self.means), self.means[0].numel()
+        _check_finite(self.means, "means")
+        _check_finite(self.covariances, "covariances")
+        components, size = len(self.means), math.prod(self.event_shape)
+        if components * size == 0:
+            raise ValueError(
+                f"means have shape {tuple(self.means.shape)}; pass (K, *event), nothing of it 0"
+            )
         if self.covariances.shape not in {(components,), (components, size, size)}:
             raise ValueError(
                 f"covariances have shape {tuple(self.covariances.shape)}; for means of shape "
@@ -97,6 +103,7 @@ class GaussianMixture:
             )
         _ = self._eigen  # validates the covariances
         if self.weights is not None:
+            check_state(self.weights, "weights")
             if self.weights.shape != (components,):
                 raise ValueError(
                     f"weights have shape {tuple(self.weights.shape)}; "
@@ -114,7 +121,9 @@ class GaussianMixture:
         else:
             if not torch.allclose(self.covariances, self.covariances.mT):
                 raise ValueError("a covariance matrix is not symmetric")
-            values, vectors = torch.linalg.eigh(self.covariances)
+            # where every device and type can do it
+            eigen = torch.linalg.eigh(self.covariances.cpu().double())
+            values, vectors = (part.to(self.covariances) for part in eigen)
         smallest = values.min().item()
         # rounding may leave a zero eigenvalue slightly negative
         if not smallest >= -1e-6 * values.abs().max().item():
@@ -134,7 +143,10 @@ class GaussianMixture:
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw n samples, shape (n, *event)."""
+        check_count(n, "n", least=0)
         device = generator_device(generator)
+        if n == 0:
+            return self.means.new_empty(0, *self.event_shape, device=device)
         values, vectors = self._eigen
         flat = self.means.reshape(len(self.means), -1)
         which = torch.multinomial(
@@ -157,8 +169,8 @@ class GaussianMixture:
             sigma: shape (B, 1).
 
         Raises:
-            ValueError: x has another event shape, or x has no density there (σ = 0 and a
-                singular covariance).
+            ValueError: x has another event shape, or no density there (σ = 0 and a singular
+                covariance).
         """
         check_state(x)
         if x.shape[1:] != self.event_shape:
@@ -166,16 +178,20 @@ class GaussianMixture:
                 f"x has event shape {tuple(x.shape[1:])}; "
                 f"the distribution's is {tuple(self.event_shape)}"
             )
+        for name, value in (("alpha", alpha), ("sigma", sigma)):
+            _check_finite(value, name)
+            if value.shape != (len(x), 1):
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; pass ({len(x)}, 1)")
         means = self.means.reshape(len(self.means), -1).to(x)
         values, vectors = self._eigen
         variances, rotations = values.to(x), None if vectors is None else vectors.to(x)
-        offsets = x.reshape(len(x), 1, -1) - alpha[:, None] * means
+        size = means.shape[1]
+        offsets = x.reshape(len(x), 1, size) - alpha[:, None] * means
         if rotations is not None:
             offsets = torch.einsum("kde,bkd->bke", rotations, offsets)
         totals = alpha[:, None] ** 2 * variances + sigma[:, None] ** 2
         if not bool((totals > 0).all()):
             raise ValueError("a component has no density here: its covariance is singular")
-        size = means.shape[1]
         log_det = totals.log().sum(dim=2) * (size / totals.shape[2])
         squared = (offsets**2 / totals).sum(dim=2)
         constant = size * math.log(2 * math.pi)
@@ -188,6 +204,7 @@ class GaussianMixture:
         Raises:
             ValueError: wrong event shape, or a singular covariance.
         """
+        check_state(x)
         one = x.new_ones(len(x), 1)
         return self.observe(x, one, 0 * one).log_prob
 
@@ -197,6 +214,7 @@ class GaussianMixture:
         Raises:
             ValueError: wrong event shape, or a singular covariance.
         """
+        check_state(x)
         one = x.new_ones(len(x), 1)
         return self.observe(x, one, 0 * one).mean(0 * one, 0 * one, -one).reshape(x.shape)
 
@@ -211,7 +229,8 @@ class Gaussian:
             the number of entries of an event.
 
     Raises:
-        ValueError: the covariance has another shape, is not symmetric or not positive.
+        ValueError: an entry is not finite, the covariance has another shape, is not symmetric or
+            not positive.
 
     Chapter 1.
     """
@@ -220,6 +239,15 @@ class Gaussian:
     covariance: Tensor | float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mean, Tensor):
+            raise TypeError(
+                f"mean is a {type(self.mean).__name__}; pass a tensor of shape (*event)"
+            )
+        _check_finite(self.mean[None], "mean")
+        if isinstance(self.covariance, Tensor):
+            _check_finite(self.covariance[None], "covariance")
+        else:
+            check_number(self.covariance, "covariance", low=0)
         _ = self.as_mixture  # validates the shapes
 
     @cached_property
