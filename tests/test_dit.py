@@ -84,7 +84,8 @@ def patches_of(x, side):
 @pytest.mark.parametrize("shape, side", [((1, 8, 8), 4), ((3, 4, 8), 2), ((2, 9, 3), 3)])
 def test_without_layers_each_patch_answers_for_itself(shape, side, generator):
     x, t = image_batch(shape, generator)
-    network = awake(DiT(shape, side, width=8, depth=0, heads=1, labels=2))
+    network = awake(DiT(shape, side, width=8, depth=1, heads=1, labels=2))
+    network.layers = torch.nn.ModuleList()
     label = torch.tensor([0, 2, 1])
     e = network.embed(x, t, label)
     scale, shift = network.modulate(e * torch.sigmoid(e)).split(8, dim=1)

@@ -5,7 +5,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fmtutorial.networks.embeddings import TimeLabelEmbedding, check_event, zero
+from fmtutorial.fields import check_count
+from fmtutorial.networks.embeddings import (
+    TimeLabelEmbedding,
+    check_event,
+    check_event_shape,
+    zero,
+)
 
 
 class DiT(nn.Module):
@@ -36,15 +42,16 @@ class DiT(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if patch < 1 or heads < 1:
-            raise ValueError(f"patch={patch} and heads={heads} must be positive")
+        self.image_shape = check_event_shape(image_shape, "image_shape", length=3)
+        for name, value in (("patch", patch), ("width", width), ("depth", depth), ("heads", heads)):
+            check_count(value, name)
         channels, rows, columns = image_shape[0], image_shape[1] // patch, image_shape[2] // patch
         if (rows * patch, columns * patch) != tuple(image_shape[1:]) or width % heads:
             raise ValueError(
                 f"height and width of {image_shape} must be divisible by patch={patch}, and "
                 f"width={width} by heads={heads}"
             )
-        self.image_shape, self.checkpointing = torch.Size(image_shape), checkpointing
+        self.checkpointing = checkpointing
         self.embed = TimeLabelEmbedding(width, labels)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
         self.enter = nn.Linear(channels * patch**2, width)
@@ -63,20 +70,20 @@ class DiT(nn.Module):
             label: classes, integers from 0 to ``labels``, shape (B,).
 
         Raises:
-            TypeError: x or t is not a floating-point tensor, or label not one of integers.
-            ValueError: a wrong shape, an unknown class, or a label where none belongs.
+            TypeError: x or t has another type than the weights, or label is not one of integers.
+            ValueError: another image shape, an unknown class, or a label where none belongs.
         """
-        e = F.silu(self.embed(x, t, label))
+        e = F.silu(self.embed(x, t, label))  # (B, width)
         check_event(x, self.image_shape)
-        patches = self.fold(x)  # (B, pixels of a patch, rows, columns)
+        patches = self.fold(x)  # (B, numbers of a patch, rows, columns)
         h = self.enter(patches.flatten(2).transpose(1, 2)) + self.position  # (B, tokens, width)
         for layer in self.layers:
             if self.checkpointing:
                 h = checkpoint(layer, h, e, use_reentrant=False)
             else:
                 h = layer(h, e)
-        scale, shift = self.modulate(e)[:, None].chunk(2, dim=-1)
-        h = self.leave(self.norm(h) * (1 + scale) + shift)
+        scale, shift = self.modulate(e)[:, None].chunk(2, dim=-1)  # (B, 1, width) each
+        h = self.leave(self.norm(h) * (1 + scale) + shift)  # (B, tokens, numbers of a patch)
         return self.unfold(h.transpose(1, 2).reshape(patches.shape))
 
 
@@ -95,9 +102,11 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """Return the layer's output for tokens of shape (B, tokens, width)."""
+        # (B, 1, width) each
         scale, shift, gate, scale2, shift2, gate2 = self.modulate(e)[:, None].chunk(6, dim=-1)
+        # (B, tokens, 3, heads, width / heads)
         parts = self.enter(self.norm(x) * (1 + scale) + shift).unflatten(-1, (3, self.heads, -1))
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # (B, heads, tokens, width / heads) each
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, tokens, width)
         x = x + gate * self.leave(h)
         return x + gate2 * self.body(self.norm(x) * (1 + scale2) + shift2)

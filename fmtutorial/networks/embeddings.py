@@ -6,7 +6,43 @@ Chapter 8.
 import torch
 from torch import Tensor, nn
 
-from fmtutorial.fields import expand_time
+from fmtutorial.fields import check_count, expand_time
+
+
+def check_event_shape(shape: tuple[int, ...], name: str, length: int | None = None) -> torch.Size:
+    """Return the shape of one sample, or raise unless it is a tuple of positive whole numbers.
+
+    Raises:
+        TypeError: it is no tuple or list, or an entry is not a whole number.
+        ValueError: an entry is not positive, or there are not ``length`` of them.
+    """
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"{name} is {shape!r}; pass a tuple of whole numbers")
+    if length is not None and len(shape) != length:
+        raise ValueError(f"{name} is {tuple(shape)}; pass {length} numbers")
+    for size in shape:
+        check_count(size, f"an entry of {name}")
+    return torch.Size(shape)
+
+
+def check_types(weight: Tensor, x: Tensor, *times: Tensor) -> None:
+    """Raise unless a network with this weight can take states x at these times.
+
+    Raises:
+        TypeError: x has another floating-point type, or a time one of more digits.
+    """
+    if torch.is_autocast_enabled(x.device.type):  # which converts by itself
+        return
+    wanted = weight.dtype
+    for name, value, fits in (
+        ("x", x, x.dtype == wanted),
+        *(("t", t, torch.promote_types(t.dtype, wanted) == wanted) for t in times),
+    ):
+        if not fits:
+            raise TypeError(
+                f"{name} has dtype {value.dtype} and the network's weights {wanted}; "
+                f"convert {name}.to({wanted}), or the network with network.to({value.dtype})"
+            )
 
 
 def check_event(x: Tensor, event_shape: tuple[int, ...]) -> None:
@@ -59,6 +95,8 @@ class TimeLabelEmbedding(nn.Module):
 
     def __init__(self, width: int, labels: int = 0) -> None:
         super().__init__()
+        check_count(width, "width", least=4)
+        check_count(labels, "labels", least=0)
         self.labels = labels
         frequencies = torch.logspace(0, 2, width // 4)
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -71,12 +109,13 @@ class TimeLabelEmbedding(nn.Module):
         """Return the vectors for a batch x at times t; without labels all get the empty one.
 
         Raises:
-            TypeError: x or t is not a floating-point tensor, or label not one of integers.
-            ValueError: a wrong shape, an unknown class, or a label where the network has none.
+            TypeError: x or t has another type than the weights, or label is not one of integers.
+            ValueError: an unknown class, or a label where the network has none.
         """
         expand_time(t, x)
-        angle = t[:, None] * self.frequencies
-        embedded = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
+        check_types(self.time[0].weight, x, t)
+        angle = t[:, None] * self.frequencies  # (B, width / 4)
+        embedded = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))  # (B, width)
         if self.label is None:
             if label is not None:
                 raise ValueError(f"the network was built with labels=0: got label {label}")

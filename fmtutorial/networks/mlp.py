@@ -5,8 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fmtutorial.fields import expand_time
-from fmtutorial.networks.embeddings import check_event, check_labels
+from fmtutorial.fields import check_count, expand_time
+from fmtutorial.networks.embeddings import (
+    check_event,
+    check_event_shape,
+    check_labels,
+    check_types,
+)
 
 
 class MLP(nn.Module):
@@ -18,7 +23,7 @@ class MLP(nn.Module):
     Args:
         event_shape: shape of one sample; (2,) for points in the plane.
         width: units of a hidden layer.
-        depth: number of hidden layers.
+        depth: number of hidden layers; 0 for a linear map.
         frequencies: number of sine-cosine pairs.
         labels: number of classes; 0 for none.
 
@@ -34,7 +39,10 @@ class MLP(nn.Module):
         labels: int = 0,
     ) -> None:
         super().__init__()
-        self.event_shape = torch.Size(event_shape)
+        self.event_shape = check_event_shape(event_shape, "event_shape")
+        check_count(width, "width")
+        for name, value in (("depth", depth), ("frequencies", frequencies), ("labels", labels)):
+            check_count(value, name, least=0)
         self.labels = labels
         size = math.prod(event_shape)
         self.register_buffer("angles", math.pi * torch.arange(1.0, frequencies + 1))
@@ -54,20 +62,23 @@ class MLP(nn.Module):
             label: classes 0 … labels − 1, integer, shape (B,); for a network with labels only.
 
         Raises:
-            TypeError: x or t is not a floating-point tensor, or label not one of integers.
-            ValueError: a wrong shape, an unknown class, or a label where none belongs or none
-                where one does.
+            TypeError: x or t has another type than the weights, or label is not one of integers.
+            ValueError: another event shape, an unknown class, or a label where none belongs or
+                none where one does.
         """
         expand_time(t, x)
         check_event(x, self.event_shape)
-        time = t[:, None]
-        angle = time * self.angles
-        features = [x.reshape(len(x), -1), time, angle.sin(), angle.cos()]
+        check_types(self.body[0].weight, x, t)
+        time = t[:, None]  # (B, 1)
+        angle = time * self.angles  # (B, frequencies)
+        flat = x.reshape(len(x), math.prod(self.event_shape))  # (B, D)
+        features = [flat, time, angle.sin(), angle.cos()]
         if (label is None) != (self.labels == 0):
             raise ValueError(f"the network was built with labels={self.labels}: got label {label}")
         if label is not None:
             check_labels(label, len(x), self.labels)
-            features.append(nn.functional.one_hot(label, self.labels).to(x))
+            features.append(nn.functional.one_hot(label, self.labels).to(x))  # (B, labels)
+        # (B, D + 1 + 2 · frequencies + labels) → (B, D)
         return self.body(torch.cat(features, dim=1)).reshape(x.shape)
 
 
@@ -91,17 +102,19 @@ class MeanFlowMLP(nn.Module):
         frequencies: int = 4,
     ) -> None:
         super().__init__()
-        self.event_shape = torch.Size(event_shape)
+        self.event_shape = check_event_shape(event_shape, "event_shape")
         self.body = MLP((math.prod(event_shape) + 1,), width, depth, frequencies)
 
     def forward(self, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Return u at x for start and end of shape (B,); shaped like x.
 
         Raises:
-            TypeError: an argument is not a floating-point tensor.
-            ValueError: a wrong shape.
+            TypeError: an argument has another type than the weights.
+            ValueError: another event shape.
         """
         expand_time(end, x)
         check_event(x, self.event_shape)
-        state = torch.cat([x.reshape(len(x), -1), end[:, None]], dim=1)
+        check_types(self.body.body[0].weight, x, start, end)
+        flat = x.reshape(len(x), math.prod(self.event_shape))  # (B, D)
+        state = torch.cat([flat, end[:, None]], dim=1)  # (B, D + 1)
         return self.body(state, start)[:, :-1].reshape(x.shape)
