@@ -1,13 +1,21 @@
 """Files that are written whole or not at all, and the checkpoints of a training run. Chapter 3."""
 
+import hashlib
+import io
+import math
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
+
+MARK = b"fmtutorial sha256:"
+"""What a checkpoint has after its content, followed by the checksum of that."""
 
 
 @contextmanager
@@ -42,29 +50,85 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers and strings to one file, whole or not at all.
+    """Write tensors, numbers and strings to one file, whole or not at all, with a checksum.
 
     Args:
         path: where to; its folder must exist.
         state: state dictionaries and plain values by name.
     """
+    content = io.BytesIO()
+    torch.save(state, content)
     with writing(path) as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
+        file.write(MARK + hashlib.sha256(content.getbuffer()).digest())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read what ``save_checkpoint`` wrote, onto the CPU, without running code from the file.
 
     Raises:
-        ValueError: the file is truncated, foreign, or holds more than tensors and plain values.
+        ValueError: the file is truncated, damaged, foreign, without a checksum, or holds more
+            than tensors and plain values.
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(_checked(path), map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as error:
         raise ValueError(
             f"{path} is not a checkpoint of fmtutorial, or it is truncated: {error}"
         ) from error
+
+
+def _checked(path: Path) -> io.BytesIO:
+    """Return what a file holds before its checksum, if that is right and nothing is compressed."""
+    tail = len(MARK) + hashlib.sha256().digest_size
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END) - tail
+        file.seek(max(0, end))
+        if file.read(len(MARK)) != MARK:
+            raise ValueError("no checksum at its end: an older version may have written it")
+        digest = file.read()
+        file.seek(0)
+        content = io.BytesIO(file.read(end))
+    if hashlib.sha256(content.getbuffer()).digest() != digest:
+        raise ValueError("its checksum is wrong")
+    with zipfile.ZipFile(content) as archive:  # a small file must not become a large state
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed")
+    content.seek(0)
+    return content
+
+
+def check_form(found: object, expected: object, name: str = "the state") -> None:
+    """Raise unless a state has the form of another: names, types, shapes; and is finite.
+
+    Args:
+        found: nested dictionaries of tensors and plain values, such as ``load_checkpoint`` reads.
+        expected: of the same form; its tensors may be on the device "meta".
+        name: of the state, for the message.
+
+    Raises:
+        ValueError: the message names the first entry that differs.
+    """
+    if type(found) is not type(expected):
+        raise ValueError(f"{name} is a {type(found).__name__}, not a {type(expected).__name__}")
+    if isinstance(expected, dict):
+        if odd := found.keys() ^ expected.keys():
+            raise ValueError(f"{name} misses, or should not have, {sorted(map(str, odd))[:3]}")
+        for key, value in expected.items():
+            check_form(found[key], value, f"{name}, {key}")
+    elif isinstance(expected, Tensor):
+        plain = found.layout == torch.strided and not found.is_meta and not found.is_nested
+        if not plain or found.shape != expected.shape or found.dtype != expected.dtype:
+            shape = tuple(found.shape) if plain else found.layout
+            wanted = f"{expected.dtype} of shape {tuple(expected.shape)}"
+            raise ValueError(f"{name} is {found.dtype} of shape {shape}, not {wanted}")
+        if not bool(found.isfinite().all()):
+            raise ValueError(f"{name} is not finite")
+    elif isinstance(expected, float) and not math.isfinite(found):
+        raise ValueError(f"{name} is {found}")

@@ -1,13 +1,17 @@
 """Files whole or not at all, and checkpoints against accidents."""
 
+import hashlib
+import io
+import math
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from fmtutorial.checkpoints import load_checkpoint, save_checkpoint, writing
+from fmtutorial.checkpoints import MARK, check_form, load_checkpoint, save_checkpoint, writing
 
 
 def linear(seed=0):
@@ -139,18 +143,103 @@ class Bomb:
         return os.mkdir, (str(self.place),)
 
 
+def forge(path, content):
+    """Write a file with the right checksum of whatever it holds."""
+    path.write_bytes(content + MARK + hashlib.sha256(content).digest())
+
+
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
-    torch.save({"weights": Bomb(tmp_path / "exploded")}, tmp_path / "foreign.pt")
-    with pytest.raises(ValueError, match="not a checkpoint"):
-        load_checkpoint(tmp_path / "foreign.pt")
+    path = tmp_path / "foreign.pt"
+    torch.save({"weights": Bomb(tmp_path / "exploded")}, path)
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match="not a checkpoint .*no checksum"):
+        load_checkpoint(path)
+    forge(path, content)
+    with pytest.raises(ValueError, match="not a checkpoint .*Weights only load failed"):
+        load_checkpoint(path)
     assert not (tmp_path / "exploded").exists()
-    torch.load(tmp_path / "foreign.pt", weights_only=False)  # it was live
+    torch.load(io.BytesIO(content), weights_only=False)  # it was live
     assert (tmp_path / "exploded").exists()
 
 
+def test_a_flipped_bit_is_noticed(tmp_path):
+    """In every byte, of the checksum too; and the file before that is read."""
+    path, state = tmp_path / "run.pt", {"weights": torch.arange(6.0), "step": 3}
+    save_checkpoint(path, state)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"run.pt is not a checkpoint .*checksum"):
+            load_checkpoint(path)
+    path.write_bytes(whole)
+    assert torch.equal(load_checkpoint(path)["weights"], state["weights"])
+    # PyTorch alone reads it too
+    assert torch.load(path, weights_only=True)["step"] == 3
+
+
+def test_a_compressed_file_is_refused(tmp_path):
+    """A megabyte of it may be a gigabyte of zeros."""
+    path, plain = tmp_path / "run.pt", io.BytesIO()
+    torch.save({"weights": torch.zeros(10_000)}, plain)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", method) as target:
+            for name in source.namelist():
+                target.writestr(name, source.read(name))
+        forge(path, packed.getvalue())
+        if method == zipfile.ZIP_STORED:
+            assert load_checkpoint(path)["weights"].shape == (10_000,)
+    assert path.stat().st_size < 3000
+    with pytest.raises(ValueError, match="run.pt is not a checkpoint .*it is compressed"):
+        load_checkpoint(path)
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint at .*missing.pt"):
-        load_checkpoint(tmp_path / "missing.pt")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("missing.pt", "pipe", ""):
+        with pytest.raises(FileNotFoundError, match=f"no checkpoint at .*{name}"):
+            load_checkpoint(tmp_path / name)
+
+
+# The form of a state.
+
+FORM = {"w": torch.zeros(2, 3), "n": {0: 1, "x": 0.5}, "names": ["a"], "none": None}
+
+
+def test_a_state_has_its_own_form_whatever_its_values():
+    check_form(FORM, FORM)
+    meta = FORM | {"w": torch.empty(2, 3, device="meta")}
+    check_form({"w": torch.ones(2, 3), "n": {0: 7, "x": -2.0}, "names": [], "none": None}, meta)
+
+
+OTHER_FORMS = {
+    "missing": ({k: v for k, v in FORM.items() if k != "n"}, r"misses, .*\['n'\]"),
+    "surplus": (FORM | {"more": 1}, r"should not have, \['more'\]"),
+    "deep": (FORM | {"n": {0: 1}}, r"the state, n misses"),
+    "no dictionary": ([FORM], "the state is a list, not a dict"),
+    "other type": (FORM | {"n": {0: 1.0, "x": 0.5}}, "the state, n, 0 is a float, not a int"),
+    "boolean": (FORM | {"n": {0: True, "x": 0.5}}, "the state, n, 0 is a bool, not a int"),
+    "NaN": (FORM | {"n": {0: 1, "x": math.nan}}, "the state, n, x is nan"),
+    "no tensor": (FORM | {"w": [0.0]}, "w is a list, not a Tensor"),
+    "parameter": (FORM | {"w": nn.Parameter(FORM["w"])}, "w is a Parameter, not a Tensor"),
+    "shape": (FORM | {"w": torch.zeros(3, 2)}, r"w is torch.float32 of shape \(3, 2\), not"),
+    "scalar": (FORM | {"w": torch.zeros(())}, r"shape \(\), not torch.float32 of shape \(2, 3\)"),
+    "dtype": (
+        FORM | {"w": torch.zeros(2, 3).double()},
+        r"w is torch.float64 .*, not torch.float32",
+    ),
+    "sparse": (FORM | {"w": torch.zeros(2, 3).to_sparse()}, "w is .*sparse"),
+    "meta": (FORM | {"w": torch.empty(2, 3, device="meta")}, "w is "),
+    "infinite": (FORM | {"w": torch.full((2, 3), math.inf)}, "w is not finite"),
+}
+
+
+@pytest.mark.parametrize("found, match", OTHER_FORMS.values(), ids=OTHER_FORMS)
+def test_another_form_is_refused(found, match):
+    with pytest.raises(ValueError, match=match):
+        check_form(found, FORM)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)

@@ -116,13 +116,6 @@ def test_a_loss_that_is_not_finite_stops_before_it_harms(value):
     assert ema.updates == 2
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": -1}, {"learning_rate": 0.0}], ids=str)
-def test_steps_and_rate_must_be_positive(options):
-    network = linear()
-    with pytest.raises(ValueError, match="must be positive"):
-        next(train(network, lambda: network.weight.sum(), **({"steps": 5} | options)))
-
-
 def test_a_loss_of_many_numbers_is_refused():
     network = linear()
     with pytest.raises(ValueError, match=r"the loss has shape \(2, 3\); return its mean"):
@@ -164,9 +157,8 @@ def test_a_long_gradient_is_shortened_to_the_norm(longest, factor, scaled):
         network,
         slope(network),
         1,
-        learning_rate=0.1,
         max_gradient_norm=longest,
-        optimizer=torch.optim.SGD(network.parameters(), lr=7.0),
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
         scaler=torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None,
     )
     assert next(steps).learning_rate == 0.1
@@ -177,32 +169,93 @@ def test_a_long_gradient_is_shortened_to_the_norm(longest, factor, scaled):
     torch.testing.assert_close(bias, torch.tensor([0, -0.1 * 4 * factor]), rtol=1e-5, atol=1e-7)
 
 
-def test_a_given_optimizer_continues_with_the_rates_of_the_run():
+@pytest.mark.parametrize("tensors", [False, True], ids=["", "tensors"])
+def test_a_given_optimizer_continues_with_the_rates_of_its_groups(tensors):
     """Under momentum 1/2 the steps are 1, 3/2 and 7/4 gradients, if the second run remembers.
 
-    The rates are the run's, in every group of parameters.
+    The second run begins at the peaks again, though the first ended below them.
     """
     network = linear()
-    before = weights_of(network)
-    groups = [{"params": [network.weight], "lr": 8.0}, {"params": [network.bias], "lr": 9.0}]
+    before, kind = weights_of(network), torch.tensor if tensors else float
+    groups = [
+        {"params": [network.weight], "lr": kind(0.1)},
+        {"params": [network.bias], "lr": kind(0.3)},
+    ]
     optimizer = torch.optim.SGD(groups, momentum=0.5)
-    rates = []
+    rates, second = [], []
     for steps in (1, 2):
-        run = train(network, slope(network), steps, learning_rate=0.1, optimizer=optimizer)
-        rates += [s.learning_rate for s in run]
+        for step in train(network, slope(network), steps, optimizer=optimizer):
+            rates.append(step.learning_rate)
+            second.append(float(optimizer.param_groups[1]["lr"]))
     assert rates == pytest.approx([0.1, 0.1, 0.05])
+    assert second == pytest.approx([0.3, 0.3, 0.15])
     way = 0.1 * 1 + 0.1 * 1.5 + 0.05 * 1.75
     assert (before[0] - network.weight.detach())[0, 0].item() == pytest.approx(3 * way, rel=1e-5)
-    assert (before[1] - network.bias.detach())[1].item() == pytest.approx(4 * way, rel=1e-5)
+    assert (before[1] - network.bias.detach())[1].item() == pytest.approx(12 * way, rel=1e-5)
+
+
+def test_a_rate_that_is_a_tensor_stays_that_tensor():
+    """A compiled or captured step has no other; its peak must not change with it."""
+    network, rate = linear(), torch.tensor(0.25)
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate)
+    list(train(network, slope(network), 4, optimizer=optimizer))
+    (group,) = optimizer.param_groups
+    assert group["lr"] is rate and group["initial_lr"] == 0.25
+    assert rate.item() == pytest.approx(0.25 * math.cos(math.pi * 3 / 8) ** 2)
+
+
+def test_a_group_without_a_rate_stays():
+    network = nn.Sequential(linear(), nn.Linear(2, 2))
+    groups = [{"params": network[0].parameters(), "lr": 0.0}, {"params": network[1].parameters()}]
+    optimizer, before = torch.optim.SGD(groups, lr=0.1), weights_of(network)
+    steps = train(network, lambda: network(torch.ones(1, 3)).square().sum(), 5, optimizer=optimizer)
+    assert [s.learning_rate for s in steps] == [0.0] * 5
+    moved = [not torch.equal(a, b) for a, b in zip(before, weights_of(network), strict=True)]
+    assert moved == [False, False, True, True]
+
+
+def test_rates_are_given_once():
+    """By the optimizer, or to train."""
+    network = linear()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    with pytest.raises(ValueError, match=r"learning_rate=0.1 and an optimizer .* leave"):
+        next(train(network, slope(network), 5, learning_rate=0.1, optimizer=optimizer))
+    assert next(train(network, slope(network), 5)).learning_rate == 1e-3
+
+
+def test_an_optimizer_of_another_network_is_refused():
+    """Also one of both: the gradients of the other's parameters are never cut or looked at."""
+    network, other = linear(), linear()
+    for parameters in (other.parameters(), [*network.parameters(), other.bias]):
+        optimizer = torch.optim.SGD(parameters, lr=0.5)
+        with pytest.raises(ValueError, match="parameters that are not the network's"):
+            next(train(network, slope(network), 5, optimizer=optimizer))
+    # a part of the network's is fine
+    next(train(network, slope(network), 5, optimizer=torch.optim.SGD([network.bias], lr=0.5)))
+
+
+@pytest.mark.parametrize("rate", [-0.5, math.nan, math.inf])
+def test_a_group_with_a_wrong_rate_is_refused(rate):
+    network = linear()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    optimizer.param_groups[0]["lr"] = rate
+    with pytest.raises(ValueError, match="the optimizer's learning rate is"):
+        next(train(network, slope(network), 5, optimizer=optimizer))
 
 
 def test_a_run_in_two_halves_is_the_whole_run(tmp_path):
-    """Bit for bit, rates and numbers included, through a checkpoint as a lab would write it."""
+    """Bit for bit, rates and numbers included, through a checkpoint as a lab would write it.
+
+    The optimizer has two groups, whose present rates are not their peaks, and comes back from
+    its state with other rates.
+    """
     batches = torch.randn(6, 8, 3, generator=torch.Generator().manual_seed(3))
 
     def start(seed):
         network = linear(seed)
-        return network, torch.optim.AdamW(network.parameters(), weight_decay=0.0)
+        peak = 0.1 + seed
+        groups = [{"params": [network.weight]}, {"params": [network.bias], "lr": 2 * peak}]
+        return network, torch.optim.AdamW(groups, lr=peak, weight_decay=0.0)
 
     def steps(network, optimizer, done):
         left = iter(batches[done:])
@@ -212,7 +265,7 @@ def test_a_run_in_two_halves_is_the_whole_run(tmp_path):
             return (network(x) - x[:, :2].sin()).square().mean()
 
         options = {"warm_up": 4, "max_gradient_norm": 0.5, "optimizer": optimizer, "done": done}
-        return train(network, loss, 6, learning_rate=0.1, **options)
+        return train(network, loss, 6, **options)
 
     whole, optimizer = start(0)
     expected = list(steps(whole, optimizer, 0))
@@ -260,14 +313,14 @@ def test_a_scaler_skips_a_step_whose_gradients_overflow(longest):
     """float32 ends at 2¹²⁸: 3 · 2¹²⁷ is beyond, after a halving 4 · 2¹²⁶ still is, 4 · 2¹²⁵ not."""
     network = linear()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    sgd = torch.optim.SGD(network.parameters(), lr=0.1)
+    sgd = torch.optim.SGD(network.parameters(), lr=1e-3)
     options = {"max_gradient_norm": longest, "optimizer": sgd, "scaler": scaler}
     with torch.no_grad():  # a loss of 0 stays finite at any scale
         network.weight.zero_()
         network.bias.zero_()
     before = weights_of(network)
     moved, scales = [], []
-    for step in train(network, slope(network), 4, learning_rate=1e-3, **options):
+    for step in train(network, slope(network), 4, **options):
         moved.append(not all(map(torch.equal, before, weights_of(network))))
         scales.append(math.log2(scaler.get_scale()))
         assert math.isfinite(step.loss)
@@ -335,6 +388,100 @@ def test_train_updates_the_average_after_each_step(generator):
     assert all(map(torch.equal, weights_of(ema.network), weights_of(by_hand.network)))
 
 
+# The average in other precisions.
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64], ids=str
+)
+def test_an_average_moves_in_every_precision(dtype):
+    """To within (1 − d)ⁿ of where the weights went: in bfloat16 it would stop on the way."""
+    network = linear().to(dtype)
+    ema = EMA(network, 0.999)
+    ema.updates = 10_000  # past the warm-up
+    before = weights_of(ema.network)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.5)
+    for _ in range(1000):
+        ema.update(network)
+    for start, now, end in zip(before, weights_of(ema.network), weights_of(network), strict=True):
+        share = (now - start) / (end.to(now) - start)
+        # float32 rounds 1000 steps of up to 1e-3 of the way at 2⁻²⁴ of a number below 1
+        torch.testing.assert_close(share.real, torch.full_like(share.real, 1 - 0.999**1000),
+                                   rtol=0, atol=1e-3)  # fmt: skip
+        assert now.dtype == torch.promote_types(dtype, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_an_average_of_low_precision_is_a_network_in_float32(dtype, generator):
+    """Buffers too, or its layers would meet two precisions."""
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).to(dtype)
+    ema, x = EMA(network), torch.randn(10, 3, generator=generator)
+    network(x.to(dtype))
+    ema.update(network)
+    assert ema.network(x).dtype == torch.float32
+    assert torch.equal(ema.network[1].running_mean, network[1].running_mean.float())
+    assert ema.network[1].num_batches_tracked == 1
+    assert network[0].weight.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_a_network_may_change_its_precision_on_the_way(dtype, generator):
+    """The average after it is that of the changed weights, in the precision of its start."""
+    network = linear()
+    ema, by_hand = EMA(network, 0.15), network.weight.detach().clone()
+    network.to(dtype)
+    for _ in random_walk(network, 3, generator):
+        ema.update(network)
+        by_hand = 0.15 * by_hand + 0.85 * network.weight.detach().float()
+    assert ema.network.weight.dtype == torch.float32
+    torch.testing.assert_close(ema.network.weight.detach(), by_hand)
+
+
+def test_weights_that_are_shared_frozen_or_whole_numbers(generator):
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)).bfloat16()
+    network[1].weight = network[0].weight
+    network[2].requires_grad_(False)
+    network.count = nn.Parameter(torch.tensor([3]), requires_grad=False)
+    ema = EMA(network, 0.15)
+    assert ema.network[1].weight is ema.network[0].weight
+    expected, frozen = ema.network[0].weight.clone(), ema.network[2].weight.clone()
+    for _ in range(3):
+        with torch.no_grad():
+            network[0].weight.add_(1)
+            network.count.add_(1)
+        ema.update(network)
+        expected = 0.15 * expected + 0.85 * network[0].weight.detach().float()
+    torch.testing.assert_close(ema.network[1].weight, expected)
+    assert torch.equal(ema.network[2].weight, frozen)
+    assert ema.network.count.item() == 6
+
+
+def test_an_average_made_under_inference_mode_can_be_updated():
+    network = linear()
+    with torch.inference_mode():
+        ema = EMA(network)
+    ema.update(network)
+    assert not any(p.is_inference() for p in ema.network.parameters())
+
+
+def test_the_average_of_another_network_is_refused():
+    """Also where the shapes would broadcast; nothing is changed before that."""
+    ema = EMA(nn.Linear(3, 2))
+    before = weights_of(ema.network)
+    for other in (nn.Linear(1, 2), nn.Linear(3, 2, bias=False), nn.Sequential(linear(), linear())):
+        with pytest.raises(ValueError, match="other weights than the average"):
+            ema.update(other)
+    assert ema.updates == 0 and all(map(torch.equal, before, weights_of(ema.network)))
+    for wrong in (None, torch.ones(2)):
+        with pytest.raises(TypeError, match="network is a .*; pass a Module"):
+            EMA(wrong)
+    with pytest.raises(TypeError, match="decay is True; pass a number"):
+        EMA(linear(), True)
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan")])
 def test_ema_refuses_a_decay_outside_its_interval(decay):
     with pytest.raises(ValueError, match=r"decay is .*\[0, 1\)"):
@@ -350,13 +497,89 @@ def test_ema_refuses_a_decay_outside_its_interval(decay):
         {"warm_up": -1},
         {"done": -1},
         {"done": 6},
+        {"steps": 0},
+        {"steps": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": -1e-3},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
     ],
     ids=str,
 )
 def test_numbers_that_would_train_backwards_or_never_are_refused(options):
     network = linear()
-    with pytest.raises(ValueError, match=next(iter(options))):
-        next(train(network, lambda: network.weight.sum(), 5, **options))
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is .*must be"):
+        next(train(network, lambda: network.weight.sum(), **({"steps": 5} | options)))
+
+
+WRONG = {
+    "steps": [5.0, math.nan, "5", None, True],
+    "warm_up": [0.5, None, False],
+    "done": [1.0, "1"],
+    "learning_rate": ["fast", True, 1j, torch.tensor(0.1)],
+    "max_gradient_norm": ["1", None, True],
+    "ema": [0.999, nn.Linear(3, 2)],
+    "optimizer": ["adam", torch.optim.SGD],
+    "scaler": [1024.0],
+    "network": [None, lambda x: x],
+    "loss": [None],
+}
+
+
+@pytest.mark.parametrize(
+    "name, value", [(name, value) for name, values in WRONG.items() for value in values], ids=repr
+)
+def test_what_is_of_another_type_is_refused(name, value):
+    network = linear()
+    options = {"network": network, "loss": lambda: network.weight.sum(), "steps": 5}
+    with pytest.raises(TypeError, match=f"{name} is .*; pass a"):
+        next(train(**(options | {name: value})))
+
+
+# Autograd switched off.
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_training_needs_autograd(off):
+    """Where the generator is iterated, not where it was made."""
+    network = linear()
+    before = weights_of(network)
+    with off():
+        steps = train(network, lambda: network.weight.sum(), 5)
+        with pytest.raises(ValueError, match=f"no gradient at step 1 of 5.*{off.__name__}"):
+            next(steps)
+    assert all(map(torch.equal, before, weights_of(network)))
+    with off():
+        steps = train(network, lambda: network.weight.sum(), 5)
+    assert next(steps).number == 1
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    network = linear()
+    for loss in (
+        lambda: network.weight.detach().sum(),
+        lambda: torch.ones(()),
+        lambda: torch.ones((), dtype=torch.int64),
+    ):
+        with pytest.raises(ValueError, match="the loss has no gradient at step 1 of 5"):
+            next(train(network, loss, 5))
+    with pytest.raises(TypeError, match="the loss is a float; pass a Tensor"):
+        next(train(network, lambda: 1.0, 5))
+    # one's own gradients may be switched on where the caller has none
+    with torch.no_grad():
+        next(train(network, torch.enable_grad()(lambda: network.weight.sum()), 5))
+
+
+def test_networks_that_cannot_be_trained_are_refused():
+    network = linear()
+    network.requires_grad_(False)
+    for frozen in (network, nn.ReLU()):
+        with pytest.raises(ValueError, match="no parameters to train"):
+            next(train(frozen, lambda: torch.ones(()), 5))
+    with torch.inference_mode():
+        network = linear()
+    with pytest.raises(ValueError, match=r"made under torch.inference_mode\(\): make it outside"):
+        next(train(network, lambda: network.weight.sum(), 5))
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_harms():
