@@ -54,6 +54,7 @@ class DiT(nn.Module):
         self.checkpointing = checkpointing
         self.embed = TimeLabelEmbedding(width, labels)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
+        self.patches = (channels * patch**2, rows, columns)
         self.enter = nn.Linear(channels * patch**2, width)
         self.position = nn.Parameter(0.02 * torch.randn(rows * columns, width))
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
@@ -75,7 +76,8 @@ class DiT(nn.Module):
         """
         e = F.silu(self.embed(x, t, label))  # (B, width)
         check_event(x, self.image_shape)
-        patches = self.fold(x)  # (B, numbers of a patch, rows, columns)
+        # (B, numbers of a patch, rows, columns); PyTorch's fold keeps the shape of an empty batch
+        patches = self.fold(x).reshape(len(x), *self.patches)
         h = self.enter(patches.flatten(2).transpose(1, 2)) + self.position  # (B, tokens, width)
         for layer in self.layers:
             if self.checkpointing:
