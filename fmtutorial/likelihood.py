@@ -1,5 +1,8 @@
 """The divergence of a field, and the log-likelihood of the flow it drives. Chapter 1."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Generator, Tensor
 
@@ -34,7 +37,9 @@ def divergence(
     in all and returns εᵀ (∂v/∂x) ε, which is unbiased for any probe ε with mean 0 and covariance
     I. Its variance for entries ±1 is ½ Σ_{i≠j} (J_ij + J_ji)².
 
-    Differentiable with respect to x and the field's parameters where gradients are enabled.
+    Differentiable with respect to x and the field's parameters where gradients are enabled. Where
+    the caller has switched them off, by ``torch.no_grad()`` or ``torch.inference_mode()``, the
+    values are the same.
 
     Args:
         field: v(x, t), each sample of the output depending on that sample of the input only.
@@ -47,8 +52,8 @@ def divergence(
         Shape (B,), in units of 1/time.
 
     Raises:
-        TypeError: x or t is not a floating-point tensor.
-        ValueError: an unknown method, a missing or misplaced probe, or wrong shapes.
+        ValueError: an unknown method, a missing or misplaced probe, or a field that switches its
+            own gradients off, so that its divergence would be 0.
 
     Source: Grathwohl et al. 2019, Sec. 3.1. Chapter 1.
     """
@@ -65,22 +70,85 @@ def _velocity_and_divergence(
     check_state(x)
     expand_time(t, x)
     training = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with _gradients():
+        x, t, probe = (_outside_inference(value) for value in (x, t, probe))
         x = x if training and x.requires_grad else x.detach().requires_grad_()
-        v = field(x, t)
-        check_same_shape(v, x, "v, x")
-        if not v.requires_grad:  # a field that does not depend on x
-            return v, x.new_zeros(len(x))
-        if probe is not None:
-            check_same_shape(probe, x, "probe, x")
-            result = (_pullback(v, x, probe, training) * probe).reshape(len(x), -1).sum(dim=1)
+        v = _velocity(field, x, t)
+        if not v.requires_grad:
+            result = x.new_zeros(len(x))
+        elif method == "hutchinson":
+            result = _hutchinson(v, x, probe, training)
         else:
             flat, ones = v.reshape(len(x), -1), x.new_ones(len(x))
             result = sum(  # not unbind(), whose backward pass would build all columns each time
                 _pullback(flat[:, i], x, ones, training).reshape(len(x), -1)[:, i]
                 for i in range(flat.shape[1])
             )
+    if not bool(result.any()):
+        _check_gradients(field, x, t)
     return (v, result) if training else (v.detach(), result.detach())
+
+
+@contextmanager
+def _gradients() -> Iterator[None]:
+    """Enable gradients, even where the caller has switched them off for everything else."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _outside_inference(value: Tensor | None) -> Tensor | None:
+    """Return the tensor, or a copy if it was made in inference mode: no gradient passes that."""
+    return value.clone() if value is not None and value.is_inference() else value
+
+
+def _velocity(field: VelocityField, x: Tensor, t: Tensor) -> Tensor:
+    try:
+        v = field(x, t)
+    except RuntimeError as error:
+        if "nference tensor" not in str(error):
+            raise
+        raise ValueError(
+            "the field holds tensors made under torch.inference_mode(), and no gradient passes "
+            "them: make the field outside it"
+        ) from error
+    check_same_shape(v, x, "v, x")
+    return v
+
+
+def _hutchinson(v: Tensor, x: Tensor, probe: Tensor, create_graph: bool) -> Tensor:
+    check_same_shape(probe, x, "probe, x")
+    return (_pullback(v, x, probe, create_graph) * probe).reshape(len(x), -1).sum(dim=1)
+
+
+def _check_gradients(field: VelocityField, x: Tensor, t: Tensor) -> None:
+    """Raise if the field changes with most states of x otherwise than its gradients say.
+
+    For a vector ε of signs, εᵀ (∂v/∂x) ε by gradients is held against central differences of two
+    lengths. Where these disagree with each other, because the field is steep or has a kink, they
+    say nothing.
+    """
+    signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    with _gradients():
+        x, t = _outside_inference(x).detach().requires_grad_(), _outside_inference(t)
+        probe = signs.to(x) * 2 - 1
+        v = _velocity(field, x, t)
+        said = _hutchinson(v, x, probe, False) if v.requires_grad else x.new_zeros(len(x))
+    with torch.no_grad():
+        # where rounding, eps / h, and truncation, h², cost about the same
+        short = torch.finfo(x.dtype).eps ** (1 / 3) * (1 + x.abs().max().item())
+        long_change, change = (
+            ((field(x + h * probe, t) - field(x - h * probe, t)) * probe).reshape(len(x), -1).sum(1)
+            / (2 * h)
+            for h in (2 * short, short)
+        )
+        off, doubt = (change - said).abs(), (long_change - change).abs()
+        wrong = (off > 0.1 * change.abs()) & (off > 10 * doubt)
+    if bool(2 * wrong.sum() > len(x)):
+        raise ValueError(
+            "the field changes with x otherwise than its gradients say: a part of it runs under "
+            "torch.no_grad(), torch.inference_mode() or detach(). Take that away; the caller may "
+            "still switch gradients off around the whole call"
+        )
 
 
 def _pullback(v: Tensor, x: Tensor, weights: Tensor, create_graph: bool) -> Tensor:
@@ -102,7 +170,9 @@ def transport(
 ) -> tuple[Tensor, Tensor]:
     """Carry states and their log-densities along the flow, in either direction.
 
-    Integrates d/dt (x, log p) = (v, −div v) as one system with one solver.
+    Integrates d/dt (x, log p) = (v, −div v) as one system with one solver. To train by the
+    result, leave gradients on; to look at it, call it under ``torch.no_grad()``, which takes half
+    the time and a memory that does not grow with the number of steps.
 
     Args:
         field: v(x, t).
@@ -118,15 +188,20 @@ def transport(
         The states at times[-1] and their log-densities there.
 
     Raises:
-        TypeError: an argument is not a floating-point tensor.
-        ValueError: wrong shapes, grid or method.
-        FloatingPointError: a state is not finite; the message names the step.
+        ValueError: a grid that is not monotone, an unknown method, or a field that
+            switches its own gradients off. If only a part does, it is found under ``no_grad``,
+            where the gradients at the start are held against differences.
 
     Source: Chen et al. 2018, Theorem 1. Chapter 1.
     """
     check_state(x)
-    if log_prob.shape != x.shape[:1]:
-        raise ValueError(f"log_prob has shape {tuple(log_prob.shape)}; pass ({len(x)},)")
+    if not isinstance(log_prob, Tensor) or log_prob.shape != x.shape[:1]:
+        shape = tuple(log_prob.shape) if isinstance(log_prob, Tensor) else type(log_prob).__name__
+        raise ValueError(f"log_prob has shape {shape}; pass ({len(x)},), a density for each state")
+    check_state(log_prob, "log_prob")
+    check_grid(times)
+    if not torch.is_grad_enabled():  # training by it would pay for this at every step
+        _check_gradients(field, x, times[:1].to(x).expand(len(x)))
     shape = x.shape
 
     def joint(state: Tensor, t: Tensor) -> Tensor:
@@ -168,8 +243,7 @@ def log_likelihood(
         the right mean.
 
     Raises:
-        TypeError: an argument is not a floating-point tensor.
-        ValueError: the grid increases, or wrong shapes or method.
+        ValueError: the grid increases, or what ``transport`` refuses.
 
     Source: Grathwohl et al. 2019, Eq. 4. Chapter 1.
     """

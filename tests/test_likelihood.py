@@ -316,3 +316,114 @@ def test_log_densities_of_another_shape_are_refused(shape):
 def test_likelihood_refuses_a_grid_that_does_not_decrease(times):
     with pytest.raises(ValueError, match="times"):
         log_likelihood(lambda x, t: x, X, BASE, times)
+
+
+# Gradients switched off, by the caller or by the field.
+
+
+OFF = [torch.no_grad, torch.inference_mode]
+LINEAR_FIELD = torch.tensor([[-1.0, 2.0], [0.5, 0.3]])
+
+
+def linear_field(x, t):
+    return x @ LINEAR_FIELD.T
+
+
+def values(field, x, times=TIMES):
+    """Everything that differentiates a field, at states x of shape (3, 2)."""
+    t, ones = x.new_full((3,), 0.5), torch.ones_like(x)
+    base = Gaussian(torch.zeros(2))
+    return [
+        divergence(field, x, t),
+        divergence(field, x, t, "hutchinson", ones),
+        transport(field, x, x.new_zeros(3), times)[1],
+        log_likelihood(field, x, base, times),
+        log_likelihood(field, x, base, times, method="hutchinson", probe=ones),
+    ]
+
+
+@pytest.mark.parametrize("off", OFF)
+@pytest.mark.parametrize("kind", ["linear", "network"])
+def test_a_caller_without_gradients_gets_the_same_values(off, kind):
+    torch.manual_seed(0)
+    field = linear_field if kind == "linear" else MLP(width=8, depth=1)
+    x = torch.randn(3, 2)
+    expected = [value.detach() for value in values(field, x)]
+    with off():
+        found = values(field, x)
+        made_there = values(field, x.clone(), TIMES.clone())  # tensors of inference mode
+    for one, other, right in zip(found, made_there, expected, strict=True):
+        assert not one.requires_grad
+        assert torch.equal(one, right) and torch.equal(other, right)
+    # made in inference mode, used outside
+    assert all(map(torch.equal, values(field, x), expected))
+
+
+@pytest.mark.parametrize("off", OFF)
+@pytest.mark.parametrize("number", range(5))
+def test_a_field_without_gradients_is_refused(off, number):
+    frozen = off()(linear_field)
+    with pytest.raises(ValueError, match="otherwise than its gradients say"):
+        values_of(frozen, number)
+
+
+def values_of(field, number):
+    x, t, ones = torch.ones(3, 2), torch.full((3,), 0.5), torch.ones(3, 2)
+    base = Gaussian(torch.zeros(2))
+    return (
+        lambda: divergence(field, x, t),
+        lambda: divergence(field, x, t, "hutchinson", ones),
+        lambda: transport(field, x, torch.zeros(3), TIMES),
+        lambda: log_likelihood(field, x, base, TIMES),
+        lambda: log_likelihood(field, x, base, TIMES, method="hutchinson", probe=ones),
+    )[number]()
+
+
+@pytest.mark.parametrize("hide", [torch.no_grad(), torch.inference_mode(), torch.Tensor.detach])
+def test_a_field_of_which_a_part_has_no_gradients_is_refused(hide):
+    """A likelihood looks once, at its start, where it is not trained by."""
+    if hide is torch.Tensor.detach:
+        field = lambda x, t: -x + linear_field(x.detach(), t)  # noqa: E731
+    else:
+        frozen = hide(linear_field)
+        field = lambda x, t: -x + frozen(x, t)  # noqa: E731
+    for number in (2, 3, 4):
+        with torch.no_grad(), pytest.raises(ValueError, match="otherwise than its gradients say"):
+            values_of(field, number)
+
+
+def test_a_detached_network_is_refused():
+    """Its parameters have gradients, and the state has none."""
+    network = MLP(width=8, depth=1)
+    with pytest.raises(ValueError, match="otherwise than its gradients say"):
+        divergence(lambda x, t: network(x.detach(), t), torch.ones(3, 2), torch.zeros(3))
+
+
+def test_a_network_made_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        network = MLP(width=8, depth=1)
+    with pytest.raises(ValueError, match="made under torch.inference_mode"):
+        divergence(network, torch.ones(3, 2), torch.zeros(3))
+
+
+@pytest.mark.parametrize("end", [0.9, 0.999])
+def test_steep_and_kinked_fields_are_not_taken_for_frozen_ones(end):
+    """Points of data near t = 1, and a network of straight pieces, in both precisions."""
+    points = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    torch.manual_seed(0)
+    pieces = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+    for dtype in (torch.float32, DOUBLE):
+        x = torch.cat([torch.zeros(1, 2), points[:1] + 1e-3, points[2:]]).to(dtype)
+        exact = ExactField(AffinePath(LINEAR), points.to(dtype))
+        many = torch.linspace(end, 0, 3, dtype=dtype)
+        network = pieces.to(dtype)
+        for field in (exact, lambda x, t, network=network: network(x)):
+            with torch.no_grad():
+                assert transport(field, x, x.new_zeros(3), many)[1].isfinite().all()
+
+
+def test_a_field_without_divergence_is_not_taken_for_a_frozen_one():
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    with torch.no_grad():
+        for value in values(lambda x, t: x @ turn, torch.randn(3, 2))[:3]:
+            assert torch.equal(value, torch.zeros(3))
