@@ -4,10 +4,13 @@ import base64
 import json
 import platform
 from importlib import resources
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fmtutorial.fields import check_count, check_number
 
 
 def default_device() -> torch.device:
@@ -27,6 +30,11 @@ def record(name: str, value: str | float) -> None:
     """
     from IPython.display import display  # only inside a notebook
 
+    _check_text(name, "name", "a key that the prose can cite")
+    if not isinstance(value, str):
+        check_number(value, "value")
+        # NumPy's numbers write their type in front
+        value = int(value) if isinstance(value, Integral) else float(value)
     prefix = "application/papermill.record/"
     display(
         {f"{prefix}text/plain": repr(value)},
@@ -50,8 +58,12 @@ def display_picture(kind: str, picture: bytes, width: int, name: str, alt: str) 
     """
     from IPython.display import display  # only inside a notebook
 
-    if not alt.strip():
-        raise ValueError("alt is empty; say in a sentence what the picture shows")
+    if kind not in ("image/png", "image/gif"):
+        raise ValueError(f"kind is {kind!r}; choose from image/png, image/gif")
+    if not isinstance(picture, bytes):
+        raise TypeError(f"picture is a {type(picture).__name__}; pass the bytes of the file")
+    check_count(width, "width")
+    check_caption(name, alt)
     display(
         {kind: base64.b64encode(picture).decode()},
         raw=True,
@@ -60,6 +72,24 @@ def display_picture(kind: str, picture: bytes, width: int, name: str, alt: str) 
             "scrapbook": {"name": name, "mime_prefix": ""},
         },
     )
+
+
+def check_caption(name: str, alt: str) -> None:
+    """Raise unless a picture has a name and an alternative text.
+
+    Raises:
+        TypeError: one of them is not a string.
+        ValueError: one of them is empty.
+    """
+    _check_text(name, "name", "a key that the prose can cite")
+    _check_text(alt, "alt", "in a sentence what the picture shows")
+
+
+def _check_text(value: str, name: str, wanted: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}; pass {wanted}")
+    if not value.strip():
+        raise ValueError(f"{name} is empty; say {wanted}")
 
 
 def stored_results(name: str) -> dict[str, Any]:
@@ -74,12 +104,17 @@ def stored_results(name: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there are no results of that name.
     """
+    _check_text(name, "name", "which script of tests/benchmarks")
     file = resources.files("fmtutorial") / "results" / f"{name}.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"there are no stored results {name}.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:
     """Name the hardware and the versions that a result comes from."""
+    if not isinstance(device, torch.device):
+        raise TypeError(f"device is {device!r}; pass a torch.device")
     cpu = platform.processor() or platform.machine()
     lines = Path("/proc/cpuinfo")
     if lines.exists():

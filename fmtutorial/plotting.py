@@ -10,11 +10,18 @@ from collections.abc import Callable, Sequence
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField
-from fmtutorial.labs import display_picture
+from fmtutorial.fields import (
+    VelocityField,
+    check_count,
+    check_number,
+    check_same_shape,
+    check_state,
+)
+from fmtutorial.labs import check_caption, display_picture
 
 NOISE, DATA, MODEL, TRUTH = "#6b7280", "#c2410c", "#1d4ed8", "#111827"
 """Colours that differ in lightness too, so that they survive a grey print."""
@@ -47,6 +54,13 @@ def panels(
     Returns:
         The figure and its axes in reading order.
     """
+    if not isinstance(titles, (list, tuple)) or not all(isinstance(name, str) for name in titles):
+        raise TypeError(f'titles is {titles!r}; pass a list of strings, such as ["a", "b"]')
+    check_count(len(titles), "the number of titles")
+    if extent is not None:
+        check_number(extent, "extent", low=0, without_low=True)
+    check_count(rows, "rows")
+    check_number(width, "width", low=0, without_low=True)
     columns = -(-len(titles) // rows)
     side = width / columns
     height = rows * (side + 0.25 if extent is not None else min(0.8 * side, 2.8))
@@ -76,6 +90,8 @@ def square_grid(extent: float, resolution: int) -> Tensor:
     Returns:
         Shape (resolution², 2).
     """
+    check_number(extent, "extent", low=0, without_low=True)
+    check_count(resolution, "resolution", least=2)
     side = torch.linspace(-extent, extent, resolution)
     y, x = torch.meshgrid(side, side, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)
@@ -86,16 +102,22 @@ def draw_density(
     ax: Axes, log_prob: Callable[[Tensor], Tensor], extent: float, resolution: int = 120
 ) -> None:
     """Draw exp(log_prob) as a heat map; log_prob maps (B, 2) to (B,)."""
-    values = log_prob(square_grid(extent, resolution)).exp().reshape(resolution, resolution)
+    _check_drawing(ax)
+    points = square_grid(extent, resolution)
+    if not callable(log_prob):
+        raise TypeError(f"log_prob is {log_prob!r}; pass a function from (B, 2) to (B,)")
+    values = log_prob(points)
+    check_same_shape(values, points[:, 0], "log_prob, one coordinate")
+    image = _finite(values.exp(), "exp(log_prob)").reshape(resolution, resolution)
     bounds = (-extent, extent, -extent, extent)
-    ax.imshow(
-        values.cpu().numpy(), origin="lower", extent=bounds, cmap="Blues", interpolation="bilinear"
-    )
+    ax.imshow(image, origin="lower", extent=bounds, cmap="Blues", interpolation="bilinear")
 
 
 def draw_samples(ax: Axes, x: Tensor, color: str = DATA, size: float = 3.0) -> None:
     """Draw points of shape (B, 2)."""
-    x = x.detach().cpu()
+    _check_drawing(ax, color)
+    check_number(size, "size", low=0, without_low=True)
+    x = _points(x, "x")
     ax.scatter(x[:, 0], x[:, 1], s=size, c=color, alpha=0.5, linewidths=0, rasterized=True)
 
 
@@ -121,9 +143,17 @@ def draw_field(
         longest: speed that is drawn two cells long, to give several panels one scale; None
             scales each panel by itself.
     """
+    _check_drawing(ax, color)
+    check_number(t, "t")
+    check_count(resolution, "resolution", least=2)
+    if longest is not None:
+        check_number(longest, "longest", low=0, without_low=True)
+    if not callable(field):
+        raise TypeError(f"field is {field!r}; pass a function (x, t) → velocity")
     points = square_grid(extent * (1 - 1 / resolution), resolution)
-    v = field(points, torch.full((len(points),), t)).cpu()
-    points = points.cpu()
+    v = field(points, torch.full((len(points),), float(t)))
+    check_same_shape(v, points, "v, x")
+    points, v = _points(points, "x"), _points(v, "v")
     scale = None if longest is None else longest * resolution / (4 * extent)
     style = {"color": color, "width": 0.006, "pivot": "mid", "angles": "xy", "scale_units": "xy"}
     ax.quiver(points[:, 0], points[:, 1], v[:, 0], v[:, 1], scale=scale, **style)
@@ -131,7 +161,8 @@ def draw_field(
 
 def draw_trajectories(ax: Axes, states: Tensor, color: str = MODEL, ends: bool = True) -> None:
     """Draw paths of shape (T, B, 2), with their starts in grey and their ends in orange."""
-    states = states.detach().cpu()
+    _check_drawing(ax, color)
+    states = _points(states, "states", 3)
     ax.plot(states[:, :, 0], states[:, :, 1], color=color, alpha=0.35, linewidth=0.7)
     if ends:
         draw_samples(ax, states[0], NOISE, size=6)
@@ -149,8 +180,33 @@ def show(figure: Figure, name: str, alt: str) -> None:
     Raises:
         ValueError: there is no alternative text.
     """
+    if not isinstance(figure, Figure):
+        raise TypeError(f"figure is {figure!r}; pass what panels returned first")
+    check_caption(name, alt)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=160)
     plt.close(figure)
     width = round(100 * figure.get_figwidth())
     display_picture("image/png", picture.getvalue(), width, name, alt)
+
+
+def _check_drawing(ax: Axes, color: str = TRUTH) -> None:
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax is {ax!r}; pass one of the axes that panels returned")
+    if not is_color_like(color):
+        raise ValueError(f"color is {color!r}; pass a name or a code such as '#1d4ed8'")
+
+
+def _points(x: Tensor, name: str, dimensions: int = 2) -> Tensor:
+    """Return points of the plane, (…, 2), as matplotlib takes them."""
+    check_state(x, name)
+    if x.ndim != dimensions or x.shape[-1] != 2:
+        wanted = "(B, 2)" if dimensions == 2 else "(T, B, 2)"
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; pass {wanted}")
+    return _finite(x, name)
+
+
+def _finite(x: Tensor, name: str) -> Tensor:
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{name} is not finite everywhere; the picture would leave that out")
+    return x.detach().cpu().float()
