@@ -1,6 +1,7 @@
 """What a velocity field is, and the one way in which time meets a state. Chapter 1."""
 
 import math
+import sys
 from numbers import Integral, Real
 from typing import Protocol
 
@@ -25,7 +26,7 @@ def check_state(x: Tensor, name: str = "x") -> None:
     """Raise unless x is a floating-point batch of shape (B, *event).
 
     Raises:
-        TypeError: x is not a tensor, or not of a floating-point type.
+        TypeError: x is not a dense tensor of a floating-point type.
         ValueError: x has no batch dimension.
     """
     if not isinstance(x, Tensor):
@@ -34,6 +35,8 @@ def check_state(x: Tensor, name: str = "x") -> None:
         raise TypeError(
             f"{name} has dtype {x.dtype}; states are real numbers: convert it with {name}.float()"
         )
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name} has layout {x.layout}; pass {name}.to_dense()")
     if x.ndim == 0:
         raise ValueError(f"{name} has no batch dimension; pass {name}.unsqueeze(0) for one sample")
 
@@ -86,12 +89,14 @@ def check_count(value: int, name: str, least: int = 1) -> None:
 
     Raises:
         TypeError: value is not an integer.
-        ValueError: value is too small.
+        ValueError: value is too small, or too large for PyTorch.
     """
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; pass a whole number")
     if value < least:
         raise ValueError(f"{name} is {value}; it must be at least {least}")
+    if value >= 2**63:
+        raise ValueError(f"{name} is {value}; it must be below 2^63")
 
 
 def check_number(
@@ -121,11 +126,21 @@ def check_number(
     inside = (low < value if without_low else low <= value) and (
         value < high if without_high else value <= high
     )
-    if not (math.isfinite(value) and inside):
+    if not (inside and abs(value) <= sys.float_info.max):
         left = "(" if without_low or low == -math.inf else "["
         right = ")" if without_high or high == math.inf else "]"
         interval = f"{left}{low:g}, {high:g}{right}".replace("inf", "∞")
         raise ValueError(f"{name} is {value}; it must be a finite number in {interval}")
+
+
+def check_callable(value: object, name: str) -> None:
+    """Raise unless value can be called.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} is of type {type(value).__name__}; pass a function or a module")
 
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:
@@ -158,5 +173,16 @@ def expand_time(t: Tensor, x: Tensor) -> Tensor:
 
 
 def generator_device(generator: Generator | None) -> torch.device:
-    """Return the device on which a generator draws, PyTorch's default device without one."""
-    return torch.get_default_device() if generator is None else generator.device
+    """Return the device on which a generator draws, PyTorch's default device without one.
+
+    Raises:
+        TypeError: it is neither a generator nor None, but a seed, for instance.
+    """
+    if generator is None:
+        return torch.get_default_device()
+    if not isinstance(generator, Generator):
+        raise TypeError(
+            f"generator is of type {type(generator).__name__}; "
+            "pass a torch.Generator, such as torch.Generator().manual_seed(0)"
+        )
+    return generator.device
