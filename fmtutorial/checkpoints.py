@@ -118,8 +118,10 @@ def check_form(found: object, expected: object, name: str = "the state") -> None
     if type(found) is not type(expected):
         raise ValueError(f"{name} is a {type(found).__name__}, not a {type(expected).__name__}")
     if isinstance(expected, dict):
-        if odd := found.keys() ^ expected.keys():
-            raise ValueError(f"{name} misses, or should not have, {sorted(map(str, odd))[:3]}")
+        if missing := [str(key) for key in expected if key not in found]:
+            raise ValueError(f"{name} lacks {', '.join(missing[:3])}")
+        if surplus := [str(key) for key in found if key not in expected]:
+            raise ValueError(f"{name} should not have {', '.join(surplus[:3])}")
         for key, value in expected.items():
             check_form(found[key], value, f"{name}, {key}")
     elif isinstance(expected, Tensor):

@@ -215,9 +215,9 @@ def test_a_state_has_its_own_form_whatever_its_values():
 
 
 OTHER_FORMS = {
-    "missing": ({k: v for k, v in FORM.items() if k != "n"}, r"misses, .*\['n'\]"),
-    "surplus": (FORM | {"more": 1}, r"should not have, \['more'\]"),
-    "deep": (FORM | {"n": {0: 1}}, r"the state, n misses"),
+    "missing": ({k: v for k, v in FORM.items() if k != "n"}, "lacks n"),
+    "surplus": (FORM | {"more": 1}, "should not have more"),
+    "deep": (FORM | {"n": {0: 1}}, "the state, n lacks x"),
     "no dictionary": ([FORM], "the state is a list, not a dict"),
     "other type": (FORM | {"n": {0: 1.0, "x": 0.5}}, "the state, n, 0 is a float, not a int"),
     "boolean": (FORM | {"n": {0: True, "x": 0.5}}, "the state, n, 0 is a bool, not a int"),

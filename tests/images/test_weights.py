@@ -210,6 +210,8 @@ def test_published_weights_load_and_say_where_they_come_from(name):
     network, provenance = load_weights(name)
     assert sum(p.numel() for p in network.parameters()) > 1e6
     assert provenance["minutes"] > 0 and provenance["cpu"]
+    with safe_open(weights.resources.files("fmtutorial") / f"data/{name}.safetensors", "pt") as f:
+        assert set(f.metadata()) == {"fmtutorial", "sha256"}
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_published_weights_load_and_say_where_they_come_from(name):
 )
 def test_descriptions_that_build_no_network_are_refused(tmp_path, described):
     path = tmp_path / "odd.safetensors"
-    save_file({"weight": torch.zeros(1)}, path, {"fmtutorial": json.dumps(described)})
+    save_file({"weight": torch.zeros(9).half()}, path, {"fmtutorial": json.dumps(described)})
     with pytest.raises(ValueError, match="odd.safetensors holds no weights"):
         load_weights(path)
 
@@ -245,3 +247,111 @@ def test_weights_beyond_half_precision_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="not finite, or too large for half precision"):
         save_weights(path, network, "unet", ARGUMENTS["unet"], PROVENANCE)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["digits.safetensors"]
+
+
+def change(path, described=None, tensors=None, more=None):
+    """Rewrite a file with another description or other tensors, without a checksum."""
+    with safe_open(path, "pt") as file:
+        text = file.metadata()["fmtutorial"]
+        kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    text = json.dumps(json.loads(text) | (described or {}))
+    save_file(kept | (tensors or {}), path, {"fmtutorial": text} | (more or {}))
+
+
+def test_a_file_without_a_checksum_is_of_an_older_version(tmp_path):
+    path = tmp_path / "digits"
+    saved(path)
+    change(path)
+    assert load_weights(path).provenance == PROVENANCE
+    change(path, more={"sha257": "0"})  # a bit of its name has flipped
+    with pytest.raises(ValueError, match="digits holds no weights .*sha257"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"described": {"provenance": {"minutes": 1}}},
+        {"described": {"arguments": ARGUMENTS["dit"] | {"heads": 1}}},  # no shape shows it
+        {"tensors": {"enter.bias": torch.full((8,), 0.5).half()}},
+    ],
+    ids=["provenance", "heads", "weights"],
+)
+def test_the_checksum_covers_description_and_weights(tmp_path, lie):
+    path = tmp_path / "digits"
+    saved(path, "dit")
+    with safe_open(path, "pt") as file:
+        checksum = file.metadata()["sha256"]
+    change(path, more={"sha256": checksum})
+    load_weights(path)
+    change(path, more={"sha256": checksum}, **lie)
+    with pytest.raises(ValueError, match="digits holds no weights .*its checksum is wrong"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.int8, torch.bool, torch.float64, torch.float32, torch.bfloat16]
+)
+def test_weights_of_another_type_are_refused(tmp_path, dtype):
+    path = tmp_path / "digits"
+    saved(path)
+    change(path, tensors={"enter.bias": torch.ones(8, dtype=dtype)})
+    with pytest.raises(ValueError, match=f"enter.bias is {dtype} .* not torch.float16"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    path = tmp_path / "digits"
+    saved(path)
+    change(path, tensors={"enter.bias": torch.full((8,), value).half()})
+    with pytest.raises(ValueError, match="enter.bias is not finite"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "kind, more",
+    [
+        ("dit", {"depth": 10_000_000}),
+        ("dit", {"width": 2**31, "heads": 2**31}),
+        ("unet", {"width": 10**12}),
+        ("unet", {"labels": 10**9}),
+        ("unet", {"image_shape": [10**9, 8, 8]}),
+        ("dit", {"image_shape": [1, 10**9, 10**9]}),
+        ("unet", {"width": 1e300}),
+        ("unet", {"width": float("inf")}),
+    ],
+    ids=str,
+)
+def test_a_small_file_cannot_ask_for_a_large_network(tmp_path, monkeypatch, kind, more):
+    """Nothing is built: ten million layers would take hours."""
+    path = tmp_path / "digits"
+    saved(path, kind)
+    change(path, {"arguments": ARGUMENTS[kind] | more})
+    monkeypatch.setattr(weights, "NETWORKS", dict.fromkeys(weights.NETWORKS))
+    with pytest.raises(ValueError, match="is a larger network than there are weights for"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    "kind, arguments, match",
+    [
+        ("mlp", ARGUMENTS["unet"], 'unknown kind "mlp"; choose from unet, dit'),
+        (
+            "unet",
+            ARGUMENTS["unet"] | {"width": 12},
+            "is torch.float16 of shape .* not torch.float16 of shape",
+        ),
+        ("unet", {}, "should not have embed.label.weight"),
+        ("unet", ARGUMENTS["unet"] | {"labels": 2}, "embed.label.weight is"),
+        ("dit", ARGUMENTS["dit"], "its network lacks position"),
+    ],
+    ids=["kind", "width", "none", "labels", "another"],
+)
+def test_weights_that_could_not_be_loaded_are_not_written(tmp_path, kind, arguments, match):
+    network = UNet(**ARGUMENTS["unet"])
+    with pytest.raises(ValueError, match=match):
+        save_weights(tmp_path / "digits", network, kind, arguments, {})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_weights(tmp_path / "digits", network, "unet", ARGUMENTS["unet"], {"d": tmp_path})
+    assert list(tmp_path.iterdir()) == []
