@@ -108,7 +108,7 @@ def draw_density(
         raise TypeError(f"log_prob is {log_prob!r}; pass a function from (B, 2) to (B,)")
     values = log_prob(points)
     check_same_shape(values, points[:, 0], "log_prob, one coordinate")
-    image = _finite(values.exp(), "exp(log_prob)").reshape(resolution, resolution)
+    image = _finite(values.exp(), "exp(log_prob)").reshape(resolution, resolution).numpy()
     bounds = (-extent, extent, -extent, extent)
     ax.imshow(image, origin="lower", extent=bounds, cmap="Blues", interpolation="bilinear")
 
