@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField, check_number, check_same_shape
+from fmtutorial.fields import VelocityField, check_callable, check_number, check_same_shape
 
 LabelledField = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """v(x, t, label), where label None means "no label"; a network trained with label dropout."""
@@ -34,8 +34,7 @@ def guided(network: LabelledField, label: Tensor, scale: float = 1.0) -> Velocit
 
     Source: Ho and Salimans 2021, Eq. 6; Zheng et al. 2023 for flows. Chapter 8.
     """
-    if not callable(network):
-        raise TypeError(f"network is {network!r}; pass a function or a network (x, t, label)")
+    check_callable(network, "network")
     if not isinstance(label, Tensor) or label.ndim != 1:
         raise TypeError(f"label is {label!r}; pass a tensor of classes, shape (B,)")
     check_number(scale, "scale")

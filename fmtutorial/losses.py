@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from fmtutorial.fields import (
     VelocityField,
+    check_callable,
     check_count,
     check_number,
     check_same_shape,
@@ -66,8 +67,7 @@ def flow_matching_loss(
 
     Source: Lipman et al. 2023, Eq. 9. Chapter 3.
     """
-    if not callable(field):
-        raise TypeError(f"field is {field!r}; pass a function or a network (x, t) → velocity")
+    check_callable(field, "field")
     if not isinstance(path, AffinePath):
         raise TypeError(f"path is {path!r}; pass an AffinePath")
     sample = path.sample(x0, x1, t)

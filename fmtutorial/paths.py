@@ -8,7 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import check_number, check_same_shape, check_times, expand_time
+from fmtutorial.fields import (
+    check_callable,
+    check_number,
+    check_same_shape,
+    check_times,
+    expand_time,
+)
 
 QUANTITIES = ("velocity", "score", "noise", "data")
 
@@ -41,9 +47,8 @@ class Schedule:
         t = torch.tensor([0.25, 0.75])
         for name in ("alpha", "sigma", "alpha_dot", "sigma_dot"):
             function = getattr(self, name)
-            value = function(t) if callable(function) else None
-            if not isinstance(value, Tensor) or value.shape != t.shape:
-                raise TypeError(f"{name} is {function!r}; pass a function from times to as many")
+            check_callable(function, name)
+            check_same_shape(function(t), t, f"{name}(t), t")
 
     def check_velocity_times(self, t: Tensor) -> None:
         """Raise unless the schedule has derivatives at every entry of t."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fmtutorial.fields import (
     VelocityField,
+    check_callable,
     check_count,
     check_number,
     check_same_shape,
@@ -104,8 +105,7 @@ def draw_density(
     """Draw exp(log_prob) as a heat map; log_prob maps (B, 2) to (B,)."""
     _check_drawing(ax)
     points = square_grid(extent, resolution)
-    if not callable(log_prob):
-        raise TypeError(f"log_prob is {log_prob!r}; pass a function from (B, 2) to (B,)")
+    check_callable(log_prob, "log_prob")
     values = log_prob(points)
     check_same_shape(values, points[:, 0], "log_prob, one coordinate")
     image = _finite(values.exp(), "exp(log_prob)").reshape(resolution, resolution).numpy()
@@ -148,8 +148,7 @@ def draw_field(
     check_count(resolution, "resolution", least=2)
     if longest is not None:
         check_number(longest, "longest", low=0, without_low=True)
-    if not callable(field):
-        raise TypeError(f"field is {field!r}; pass a function (x, t) → velocity")
+    check_callable(field, "field")
     points = square_grid(extent * (1 - 1 / resolution), resolution)
     v = field(points, torch.full((len(points),), float(t)))
     check_same_shape(v, points, "v, x")

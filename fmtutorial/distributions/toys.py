@@ -9,7 +9,13 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.distributions.gaussians import GaussianMixture
-from fmtutorial.fields import check_count, check_number, check_state, generator_device
+from fmtutorial.fields import (
+    check_callable,
+    check_count,
+    check_number,
+    check_state,
+    generator_device,
+)
 
 
 def ring_of_gaussians(modes: int = 11, radius: float = 10.0, std: float = 1.0) -> GaussianMixture:
@@ -38,8 +44,7 @@ class Samples:
     draw: Callable[[int, Generator | None], Tensor]
 
     def __post_init__(self) -> None:
-        if not callable(self.draw):
-            raise TypeError(f"draw is {self.draw!r}; pass a function (n, generator) → (n, 2)")
+        check_callable(self.draw, "draw")
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw n samples, shape (n, 2)."""
