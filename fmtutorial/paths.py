@@ -30,8 +30,7 @@ class Schedule:
         name: for messages.
         alpha, sigma: α_t and σ_t.
         alpha_dot, sigma_dot: dα/dt and dσ/dt.
-        finite_at_one: whether σ has a finite derivative at t = 1. Where it has not, every
-            velocity is defined on 0 ≤ t < 1 only.
+        finite_at_one: whether σ̇ is finite at t = 1; else velocities are defined on [0, 1) only.
 
     Source: Lipman et al. 2024, Sec. 4.8. Chapter 2.
     """
@@ -187,8 +186,7 @@ class AffinePath:
     def conditional_velocity(self, x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
         """Return u_t(x | x₁) = α̇ x₁ + (σ̇/σ) (x − α x₁).
 
-        x and x1 have one shape (B, *event), t lies in [0, 1] where σ_t > 0: in [0, 1) for every
-        schedule that ends in σ = 0.
+        Shapes (B, *event); t lies where σ > 0, in [0, 1) for every schedule that ends in σ = 0.
 
         Source: Lipman et al. 2023, Theorem 3.
         """
@@ -199,10 +197,7 @@ class AffinePath:
         return s.alpha_dot(time) * x1 + s.sigma_dot(time) / sigma * (x - s.alpha(time) * x1)
 
     def conditional_score(self, x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
-        """Return ∇ log p_t(x | x₁) = −(x − α x₁) / σ².
-
-        Shapes and times as for ``conditional_velocity``.
-        """
+        """Return ∇ log p_t(x | x₁) = −(x − α x₁) / σ²; arguments as of the velocity."""
         check_same_shape(x, x1, "x, x1")
         check_times(t, "a path")
         time, s = expand_time(t, x), self.schedule
