@@ -124,6 +124,8 @@ def _describe(text: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
         for size in value if isinstance(value, list | tuple) else [value]:
             if isinstance(size, int | float) and size > (layers if name == "depth" else most):
                 raise ValueError(f"{name}={value} is a larger network than there are weights for")
+    if not isinstance(arguments.get("checkpointing", False), bool):
+        raise TypeError(f"checkpointing is {arguments['checkpointing']!r}; pass True or False")
     with torch.device("meta"):
         network = NETWORKS[kind](**arguments).half()
     check_form(tensors, dict(network.state_dict()), "its network")
