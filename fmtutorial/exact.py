@@ -51,7 +51,7 @@ class ExactField:
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return ∇ log p_t(x), shaped like x."""
-        zero = 0 * _column(t, x)
+        zero = 0 * _column(t, x).to(x)
         return self._observe(x, t).mean(zero, zero, zero - 1).reshape(x.shape)
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:

@@ -42,6 +42,11 @@ def guided(network: LabelledField, label: Tensor, scale: float = 1.0) -> Velocit
 
 
 def _guided(network: LabelledField, label: Tensor, scale: float, x: Tensor, t: Tensor) -> Tensor:
+    if label.shape != x.shape[:1]:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and the labels {tuple(label.shape)}; "
+            "guided needs one label for each sample"
+        )
     v = network(x, t, None if scale == 0 else label)
     check_same_shape(v, x, "v, x")
     if scale in (0, 1):

@@ -145,6 +145,7 @@ def draw_field(
     """
     _check_drawing(ax, color)
     check_number(t, "t")
+    check_number(extent, "extent", low=0, without_low=True)
     check_count(resolution, "resolution", least=2)
     if longest is not None:
         check_number(longest, "longest", low=0, without_low=True)
@@ -199,8 +200,8 @@ def _check_drawing(ax: Axes, color: str = TRUTH) -> None:
 def _points(x: Tensor, name: str, dimensions: int = 2) -> Tensor:
     """Return points of the plane, (…, 2), as matplotlib takes them."""
     check_state(x, name)
-    if x.ndim != dimensions or x.shape[-1] != 2:
-        wanted = "(B, 2)" if dimensions == 2 else "(T, B, 2)"
+    if x.ndim != dimensions or x.shape[-1] != 2 or (dimensions == 3 and len(x) == 0):
+        wanted = "(B, 2)" if dimensions == 2 else "(T, B, 2) with T ≥ 1"
         raise ValueError(f"{name} has shape {tuple(x.shape)}; pass {wanted}")
     return _finite(x, name)
 

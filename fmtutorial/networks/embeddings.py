@@ -67,6 +67,8 @@ def check_labels(label: Tensor, n: int, classes: int) -> None:
     """
     if not isinstance(label, Tensor):
         raise TypeError(f"label is a {type(label).__name__}; pass a tensor of shape ({n},)")
+    if label.layout is not torch.strided:
+        raise TypeError(f"label has layout {label.layout}; pass label.to_dense()")
     if label.shape != (n,):
         raise ValueError(f"label has shape {tuple(label.shape)}; pass ({n},)")
     if label.dtype != torch.int64:

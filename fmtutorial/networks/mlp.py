@@ -112,6 +112,7 @@ class MeanFlowMLP(nn.Module):
             TypeError: an argument has another type than the weights.
             ValueError: another event shape.
         """
+        expand_time(start, x)
         expand_time(end, x)
         check_event(x, self.event_shape)
         check_types(self.body.body[0].weight, x, start, end)
