@@ -11,8 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.couplings import exact_ot, within_labels
+from fmtutorial.fields import check_callable, check_count, check_number
 from fmtutorial.guidance import LabelledField
-from fmtutorial.images.data import Digits, dequantise
+from fmtutorial.images.data import Digits, check_images, dequantise
 from fmtutorial.images.devices import in_precision
 from fmtutorial.losses import flow_matching_loss, logit_normal_times, uniform_times
 from fmtutorial.paths import LINEAR, AffinePath
@@ -69,14 +70,22 @@ def digit_batch(
         label_dropout: probability with which a label is replaced by 10, "no label".
 
     Raises:
-        ValueError: fewer digits than a batch, or an unknown name.
+        ValueError: fewer digits than a batch, not a label for each, or an unknown name.
 
     Chapter 8.
     """
-    if not 1 <= size <= len(digits.images):
+    check_images(digits.images)
+    check_count(step, "step", 0)
+    check_count(seed, "seed", 0)
+    check_count(size, "size")
+    check_number(label_dropout, "label_dropout", 0, 1)
+    if size > len(digits.images):
         raise ValueError(f"a batch of {size} digits cannot be drawn from {len(digits.images)}")
+    if digits.labels.shape != digits.images.shape[:1] or digits.labels.dtype != torch.int64:
+        found = f"{digits.labels.dtype} of shape {tuple(digits.labels.shape)}"
+        raise ValueError(f"labels are {found}; pass torch.int64, ({len(digits.images)},)")
     for name, known in ((pairing, PAIRINGS), (times, TIMES)):
-        if name not in known:
+        if name not in list(known):
             raise ValueError(f'unknown name "{name}"; choose from {", ".join(known)}')
     device = digits.images.device
     epoch, part = divmod(step, len(digits.images) // size)
@@ -119,9 +128,16 @@ def digit_loss(
         shard: (r, n): this process takes rows r, r + n, r + 2n … of each batch.
 
     Raises:
-        ValueError: on the first call, the batch cannot be shared equally.
+        ValueError: an unknown precision, r is not one of the n, or, on the first call, the batch
+            cannot be shared equally.
     """
+    check_callable(batches, "batches")
+    check_count(done, "done", 0)
     step, (first, stride) = done, shard
+    check_count(stride, "the number of devices")
+    check_count(first, "the device", 0)
+    if first >= stride:
+        raise ValueError(f"the device is {first} of {stride}; they count from 0")
     network = in_precision(field, precision)
 
     def loss() -> Tensor:

@@ -6,9 +6,11 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.distributions import Gaussian
+from fmtutorial.fields import check_count
 from fmtutorial.guidance import LabelledField
-from fmtutorial.images.data import Digits, dequantise
-from fmtutorial.images.sampling import image_field
+from fmtutorial.images.batches import CLASSES
+from fmtutorial.images.data import Digits, check_images, check_labels, dequantise
+from fmtutorial.images.sampling import check_seed, image_field
 from fmtutorial.likelihood import log_likelihood, rademacher_like
 from fmtutorial.solvers import heun
 
@@ -28,6 +30,10 @@ def bits_per_dimension(log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor
 
     Source: Theis, van den Oord and Bethge 2016, Sec. 3.1. Chapter 8.
     """
+    if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
+        raise TypeError(f"log_prob is {log_prob!r:.60}; pass a floating-point tensor, shape (B,)")
+    for size in event_shape:
+        check_count(size, "an entry of event_shape")
     return -log_prob / (math.prod(event_shape) * math.log(2)) + 7
 
 
@@ -57,8 +63,16 @@ def digit_bits(
     Returns:
         Shape (N,), double precision.
 
+    Raises:
+        ValueError: not a label for each digit, or an unknown method.
+
     Chapters 1 and 8.
     """
+    check_images(digits.images)
+    check_labels(digits.labels, CLASSES, len(digits.images))
+    check_count(steps, "steps")
+    check_count(batch, "batch")
+    check_seed(seed)
     device, found = digits.images.device, []
     generator = Generator(device).manual_seed(seed)
     times = 1 - torch.linspace(0, 1, steps + 1).square()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.fields import check_state
+from fmtutorial.fields import check_state, generator_device
 
 ROOT_VARIABLE = "FMTUTORIAL_DATA"
 """Environment variable with the folder that holds, or shall hold, MNIST."""
@@ -33,6 +33,38 @@ class Digits(NamedTuple):
 
     images: Tensor
     labels: Tensor
+
+
+def check_images(images: Tensor, name: str = "images") -> None:
+    """Raise unless images are unsigned bytes with a batch dimension.
+
+    Raises:
+        TypeError: they are of another type.
+        ValueError: there is no batch dimension.
+    """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        kind = f"have dtype {images.dtype}" if isinstance(images, Tensor) else f"are {images!r:.60}"
+        raise TypeError(f"{name} {kind}; pass torch.uint8: to_pixels(x) of a model's, 0 to 255")
+    if images.ndim == 0:
+        raise ValueError(f"{name} have no batch dimension; pass images[None] for one")
+
+
+def check_labels(labels: Tensor, most: int, n: int | None = None) -> None:
+    """Raise unless labels are whole numbers from 0 to ``most``, shape (n,).
+
+    Raises:
+        TypeError: they are of another type.
+        ValueError: they have another shape or are outside the range.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        kind = f"have dtype {labels.dtype}" if isinstance(labels, Tensor) else f"are {labels!r:.60}"
+        raise TypeError(f"labels {kind}; pass torch.int64, such as labels.long()")
+    if labels.ndim != 1 or len(labels) != (len(labels) if n is None else n):
+        wanted = "N" if n is None else n
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; pass one each, ({wanted},)")
+    if bool(((labels < 0) | (labels > most)).any()):
+        found = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"labels run from {found}; they are 0 to {most}")
 
 
 def small_digits(split: str = "train") -> Digits:
@@ -84,14 +116,14 @@ DATA = {"full": mnist, "small": small_digits}
 """All of MNIST, or what comes with the package: from a split to its digits, by name."""
 
 
-def verify(raw: Path) -> None:
+def verify(raw: str | Path) -> None:
     """Raise unless the folder holds the four files of MNIST, byte for byte.
 
     Raises:
         ValueError: a file is missing, truncated or another one.
     """
     for name, expected in CHECKSUMS.items():
-        path = raw / name
+        path = Path(raw) / name
         found = hashlib.md5(path.read_bytes()).hexdigest() if path.exists() else "missing"
         if found != expected:
             raise ValueError(
@@ -130,13 +162,10 @@ def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
     Returns:
         Shape (B, 1, 28, 28), float32; a channel is added.
 
-    Raises:
-        TypeError: images are not unsigned bytes.
-
     Source: Theis, van den Oord and Bethge 2016, Sec. 3.1. Chapter 8.
     """
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images have dtype {images.dtype}; pass torch.uint8, 0 to 255")
+    check_images(images)
+    generator_device(generator)
     # 16 bits of u beside 8 of the pixel fit a float32: nothing is rounded on the way
     u = torch.randint(2**16, images.shape, generator=generator, device=images.device) / 2**16
     return ((images + u) / 128 - 1).unsqueeze(1)
@@ -152,12 +181,14 @@ def to_pixels(x: Tensor) -> Tensor:
         Unsigned bytes, shape (B, height, width).
 
     Raises:
-        TypeError: x is not a floating-point tensor.
-        ValueError: x has another number of channels than 1.
+        ValueError: x has another number of channels than 1, or a number is not finite.
     """
     check_state(x)
     if x.ndim != 4 or x.shape[1] != 1:
         raise ValueError(f"x has shape {tuple(x.shape)}; pass (B, 1, height, width)")
+    if not bool(x.isfinite().all()):
+        raise ValueError("x holds NaN or infinity, which is no grey level: look at the sampler")
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 has 8 bits, which 1 + x needs
     return ((x.squeeze(1) + 1) * 128).floor().clamp(0, 255).byte()
 
 

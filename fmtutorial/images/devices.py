@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from fmtutorial.fields import check_callable
+
 PRECISIONS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -14,12 +16,23 @@ PRECISIONS = {
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
-    """Return a context in which networks on this device run in this precision."""
+    """Return a context in which networks on this device run in this precision.
+
+    Raises:
+        ValueError: it is none of ``PRECISIONS``.
+    """
+    _check(precision)
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
 def in_precision(network: Callable[..., Tensor], precision: torch.dtype) -> Callable[..., Tensor]:
-    """Return v(x, t, label) that runs the network in this precision and answers in float32."""
+    """Return v(x, t, label) that runs the network in this precision and answers in float32.
+
+    Raises:
+        ValueError: it is none of ``PRECISIONS``.
+    """
+    check_callable(network, "network")
+    _check(precision)
 
     def single(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         with autocast(x.device, precision):
@@ -36,9 +49,15 @@ def precision_named(name: str, device: torch.device) -> torch.dtype:
     """
     if name == "auto":
         return fast_precision(device)
-    if name not in PRECISIONS:
+    if name not in list(PRECISIONS):
         raise ValueError(f'unknown precision "{name}"; choose from auto, {", ".join(PRECISIONS)}')
     return PRECISIONS[name]
+
+
+def _check(precision: torch.dtype) -> None:
+    if precision not in PRECISIONS.values():
+        known = ", ".join(map(str, PRECISIONS.values()))
+        raise ValueError(f"precision is {precision!r}; choose from {known}")
 
 
 def fast_precision(device: torch.device) -> torch.dtype:

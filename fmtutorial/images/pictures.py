@@ -6,7 +6,9 @@ import math
 from PIL import Image
 from torch import Tensor
 
-from fmtutorial.labs import display_picture
+from fmtutorial.fields import check_count
+from fmtutorial.images.data import check_images
+from fmtutorial.labs import check_caption, display_picture
 
 HOLD = 2000
 """How long the last frame of a film stays, in milliseconds."""
@@ -22,7 +24,13 @@ def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
 
     Returns:
         One image, unsigned bytes, shape (height', width').
+
+    Raises:
+        ValueError: there is no image, or no pixel in it.
     """
+    _check_pictures(images)
+    check_count(columns, "columns")
+    check_count(gap, "gap", 0)
     n, height, width = images.shape
     rows = math.ceil(n / columns)
     sheet = images.new_full((rows * (height + gap) - gap, columns * (width + gap) - gap), 0)
@@ -41,7 +49,12 @@ def encode(frames: Tensor, pause: int = 60) -> tuple[str, bytes]:
 
     Returns:
         The media type, "image/png" or "image/gif", and the bytes of the file.
+
+    Raises:
+        ValueError: there is no frame, or no pixel in it.
     """
+    _check_pictures(frames)
+    check_count(pause, "pause", 0)
     first, *others = (Image.fromarray(frame) for frame in frames.cpu().numpy())
     file = io.BytesIO()
     if others:
@@ -63,8 +76,17 @@ def show_pixels(frames: Tensor, name: str, alt: str, zoom: int = 2, pause: int =
         pause: between the frames of a film, milliseconds.
 
     Raises:
-        ValueError: there is no alternative text.
+        ValueError: there is no frame, no pixel in it, or no alternative text.
     """
+    _check_pictures(frames)
+    check_count(zoom, "zoom")
+    check_caption(name, alt)
     large = frames.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
     kind, picture = encode(large, pause)
     display_picture(kind, picture, min(600, large.shape[2]), name, alt)
+
+
+def _check_pictures(images: Tensor) -> None:
+    check_images(images)
+    if images.ndim != 3 or images.numel() == 0:
+        raise ValueError(f"images have shape {tuple(images.shape)}; pass (N, height, width), N ≥ 1")

@@ -9,9 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.diffusion import ddim, solve_sde
-from fmtutorial.fields import VelocityField
+from fmtutorial.fields import VelocityField, check_count, check_number, generator_device
 from fmtutorial.guidance import LabelledField, guided
-from fmtutorial.images.data import to_pixels
+from fmtutorial.images.batches import CLASSES
+from fmtutorial.images.data import check_labels, to_pixels
 from fmtutorial.images.devices import in_precision
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.solvers import (
@@ -42,7 +43,15 @@ SAMPLERS = (*STEPS, "dpm", "ddpm", "sde", "adaptive")
 
 
 def evaluations(method: str, steps: int) -> int:
-    """Return how often a sampler on a fixed grid evaluates the field in so many steps."""
+    """Return how often a sampler on a fixed grid evaluates the field in so many steps.
+
+    Raises:
+        ValueError: an unknown sampler, or "adaptive", which has no grid.
+    """
+    check_count(steps, "steps")
+    if method not in SAMPLERS or method == "adaptive":
+        known = ", ".join(name for name in SAMPLERS if name != "adaptive")
+        raise ValueError(f'no grid for the sampler "{method}"; choose from {known}')
     if method == "heun":
         return 2 * steps - 1
     return {"midpoint": 2, "rk4": 4}.get(method, 1) * steps
@@ -70,10 +79,15 @@ def sample(
         generator: of the noise of "ddpm" and "sde", on the device of x0.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, or a negative level.
 
     Chapters 5 and 7.
     """
+    check_count(steps, "steps")
+    check_number(noise_level, "noise_level", 0)
+    generator_device(generator)
+    if method not in SAMPLERS:
+        raise ValueError(f'unknown sampler "{method}"; choose from {", ".join(SAMPLERS)}')
     times, path = torch.linspace(0, 1, steps + 1), AffinePath(LINEAR)
     if method in STEPS:
         return solve(field, x0, times, STEPS[method])
@@ -83,9 +97,7 @@ def sample(
         return solve(field, x0, times, ddim(path, 1.0, generator))
     if method == "sde":
         return solve_sde(field, x0, times, path, lambda t: noise_level * (1 - t), generator)
-    if method == "adaptive":
-        return solve_adaptive(field, x0, 0.0, 1.0, 1e-4, 1e-4)
-    raise ValueError(f'unknown sampler "{method}"; choose from {", ".join(SAMPLERS)}')
+    return solve_adaptive(field, x0, 0.0, 1.0, 1e-4, 1e-4)
 
 
 def image_field(
@@ -98,12 +110,25 @@ def image_field(
 
     Args:
         network: v(x, t, label), on the device of the labels.
-        label: integers from 0 to 10, shape (B,); 10 is "no label".
+        label: whole numbers from 0 to 10, shape (B,); 10 is "no label".
         scale: of the guidance.
         precision: in which the network runs.
     """
+    check_labels(label, CLASSES)
     # guidance takes a small difference, in single precision
     return guided(in_precision(network, precision), label, scale)
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless a seed is a whole number from 0 to 2³¹ − 1, which all generators tell apart.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is outside the range.
+    """
+    check_count(seed, "seed", 0)
+    if seed >= 2**31:
+        raise ValueError(f"seed is {seed}; it must be below 2³¹ = 2147483648")
 
 
 def noise_generators(seed: int, device: torch.device) -> tuple[Generator, Generator]:
@@ -111,7 +136,11 @@ def noise_generators(seed: int, device: torch.device) -> tuple[Generator, Genera
 
     The CPU draws the start, so that a seed means the same digits on every device. Later noise
     has another seed: with the same one its first draw would be the start again.
+
+    Raises:
+        ValueError: the seed is negative, or has more than 31 bits: the CPU reads 32.
     """
+    check_seed(seed)
     return Generator("cpu").manual_seed(seed), Generator(device).manual_seed(2**31 + seed)
 
 
@@ -182,6 +211,8 @@ def sample_digits(
 
     Chapter 8.
     """
+    check_labels(labels, CLASSES)
+    check_count(batch, "batch")
     start, later = noise_generators(seed, labels.device)
     for part in labels.split(batch):
         made = generate(network, part, method, steps, scale, noise_level, start, later, precision)

@@ -1,10 +1,9 @@
-"""Pixels against exact arithmetic, bits against entropies, downloads against accidents."""
+"""Pixels against exact arithmetic, downloads against accidents."""
 
 import functools
 import gzip
 import hashlib
 import http.server
-import itertools
 import math
 import os
 import shutil
@@ -19,7 +18,6 @@ import torch
 from torchvision import datasets
 
 from fmtutorial.images import data as module
-from fmtutorial.images.bits import bits_per_dimension
 from fmtutorial.images.data import (
     ROOT_VARIABLE,
     dequantise,
@@ -98,46 +96,6 @@ def test_wrong_images_are_refused():
     for shape in ((3, 28, 28), (3, 3, 28, 28), (3, 0, 2, 2)):
         with pytest.raises(ValueError, match=r"pass \(B, 1, height, width\)"):
             to_pixels(torch.zeros(shape))
-
-
-# Bits.
-
-
-@pytest.mark.parametrize("event", [(1,), (1, 4, 4), (1, 28, 28)], ids=str)
-def test_bits_of_boxes(event):
-    """A density that is uniform on a box of k of the 256 values in each pixel costs log₂ k bits.
-
-    The box has the width k/128. A spike of half a value's width costs −1: no bound for one image.
-    """
-    for k in (0.5, 1, 2, 16, 256):
-        log_prob = torch.tensor([-math.prod(event) * math.log(k / 128)] * 2, dtype=torch.float64)
-        bits = bits_per_dimension(log_prob, event)
-        assert bits.shape == (2,)
-        assert bits.tolist() == pytest.approx([math.log2(k)] * 2, abs=1e-12)
-
-
-def test_bits_bound_the_entropy_of_discrete_images(generator):
-    """Images of two pixels, each of which takes one of three values with known probabilities.
-
-    The density that is constant on each of the nine squares costs the entropy itself. Any other,
-    such as a normal one, costs more: the mean over all nine images and much noise.
-    """
-    values = torch.tensor([10, 11, 250], dtype=torch.uint8)
-    chance = torch.rand(3, 3, generator=generator, dtype=torch.float64)
-    chance = chance / chance.sum()
-    entropy = -(chance * chance.log2()).sum().item() / 2
-    ours, normal = 0.0, 0.0
-    for i, j in itertools.product(range(3), repeat=2):
-        x = dequantise(values[[i, j]].expand(2000, 2), generator).double()
-        density = chance[i, j] / (1 / 128) ** 2
-        ours += chance[i, j] * bits_per_dimension(density.log(), (1, 2)).item()
-        log_prob = torch.distributions.Normal(0.0, 0.6).log_prob(x).sum(dim=(1, 2))
-        normal += chance[i, j] * bits_per_dimension(log_prob, (1, 2)).mean().item()
-    assert ours == pytest.approx(entropy, rel=1e-12)
-    assert normal > entropy
-
-
-# Contact sheets.
 
 
 # The digits of the package.
