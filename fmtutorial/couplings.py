@@ -8,26 +8,27 @@ Chapter 4.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from fmtutorial.fields import check_same_shape
+from fmtutorial.assignment import assignment, cost_matrix
+from fmtutorial.fields import check_count, check_number, check_same_shape
 
 Coupling = Callable[[Tensor, Tensor], Tensor]
 """(x0, x1) → x0': a permutation of the rows of x0."""
 
 
-def independent(x0: Tensor, x1: Tensor) -> Tensor:
-    """Return x0 as it is: noise and data were drawn independently.
+class ConvergenceWarning(RuntimeWarning):
+    """An iteration ended before it had converged."""
 
-    Raises:
-        TypeError: not floating-point tensors.
-        ValueError: shapes differ.
-    """
-    check_same_shape(x0, x1, "x0, x1")
+
+def independent(x0: Tensor, x1: Tensor) -> Tensor:
+    """Return x0 as it is: noise and data were drawn independently."""
+    _check_batch(x0, x1)
     return x0
 
 
@@ -44,12 +45,12 @@ def exact_ot(x0: Tensor, x1: Tensor) -> Tensor:
         A permutation of the rows of x0.
 
     Raises:
-        TypeError: not floating-point tensors.
-        ValueError: shapes differ, or an entry is not finite.
+        ValueError: the batch is empty, or an entry is not finite.
 
     Source: Pooladian et al. 2023; Tong et al. 2024, Sec. 3.2. Chapter 4.
     """
-    return x0[_assignment(squared_distances(x0, x1))]
+    _check_batch(x0, x1)
+    return _reordered(x0, cost_matrix(x0, x1))
 
 
 def sinkhorn(
@@ -57,8 +58,10 @@ def sinkhorn(
 ) -> Tensor:
     """Return x0 in the order whose permutation matrix is nearest to the entropic plan.
 
-    The plan is that of ``sinkhorn_log``; nearest is meant in the sum of squared entries. As
-    ``relative_epsilon`` goes to 0 this is ``exact_ot``.
+    The plan is that of ``sinkhorn_log``, in the type of x0; nearest is meant in the sum of squared
+    entries. With enough iterations this tends to ``exact_ot`` as ``relative_epsilon`` goes to 0.
+    How many are enough grows like 1 / ``relative_epsilon`` and faster; with too few of them a
+    smaller ``relative_epsilon`` makes the order worse, not better.
 
     Args:
         x0: noise, shape (B, *event).
@@ -70,14 +73,34 @@ def sinkhorn(
         A permutation of the rows of x0.
 
     Raises:
-        TypeError: not floating-point tensors.
-        ValueError: shapes differ, an entry is not finite, or a parameter is not positive.
+        ValueError: the batch is empty, an entry is not finite, or a parameter is not positive.
+
+    Warns:
+        ConvergenceWarning: more than 1 % of the plan's mass is in wrong rows.
 
     Source: Cuturi 2013. Chapter 4.
     """
-    cost = squared_distances(x0, x1)
-    plan = sinkhorn_log(cost, relative_epsilon * cost.mean().item(), iterations)
-    return x0[_assignment(-plan)]
+    _check_batch(x0, x1)
+    check_number(relative_epsilon, "relative_epsilon", 0, without_low=True)
+    check_count(iterations, "iterations")
+    cost = cost_matrix(x0, x1)
+    unit = float(cost.mean())
+    if unit == 0:  # all points are one, and all orders too
+        return x0
+    # double precision is slow on most GPUs, and some have none
+    dtype = np.float64 if x0.dtype == torch.float64 else np.float32
+    relative = torch.from_numpy((cost / unit).astype(dtype)).to(x0.device)
+    plan = sinkhorn_log(relative, relative_epsilon, iterations)
+    wrong = 0.5 * (plan.sum(dim=1) - 1 / len(plan)).abs().sum().item()
+    if wrong > 0.01:  # more than one row of a batch of 100: it can show in the order
+        warnings.warn(
+            f"{100 * wrong:.2g} % of the plan's mass is in wrong rows after {iterations} "
+            f"iterations at relative_epsilon={relative_epsilon:g}: take more iterations, a larger "
+            "relative_epsilon, or exact_ot",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return _reordered(x0, -plan.cpu().numpy())
 
 
 def within_labels(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor) -> Tensor:
@@ -96,47 +119,70 @@ def within_labels(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor) -> 
         A permutation of the rows of x0.
 
     Raises:
-        TypeError: not floating-point tensors, or label not one of integers.
-        ValueError: shapes differ.
+        TypeError: label is not a tensor of integers, or the coupling returns no tensor like x0.
+        ValueError: the batch is empty, label has another shape or is on another device, or the
+            coupling returns another shape.
 
     Source: Cheng and Schwing 2025, for discrete conditions. Chapter 4.
     """
-    check_same_shape(x0, x1, "x0, x1")
-    if not isinstance(label, Tensor) or label.is_floating_point():
-        raise TypeError("label must be a tensor of integers; convert it with label.long()")
+    _check_batch(x0, x1)
+    if not isinstance(label, Tensor):
+        raise TypeError(f"label is a {type(label).__name__}; pass a tensor of integers")
+    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise TypeError(
+            f"label has dtype {label.dtype}, not integers; convert it with label.long()"
+        )
     if label.shape != x1.shape[:1]:
         raise ValueError(f"label has shape {tuple(label.shape)}; pass ({len(x1)},)")
+    if label.device != x1.device:
+        raise ValueError(
+            f"label is on {label.device} and x1 on {x1.device}; move it with label.to(x1.device)"
+        )
     paired = torch.empty_like(x0)
     for value in label.unique():
         rows = label == value
-        paired[rows] = coupling(x0[rows], x1[rows])
+        noise = x0[rows]
+        part = coupling(noise, x1[rows])
+        kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
+        if kind != x0.dtype:
+            raise TypeError(f"the coupling returned {kind} for x0 of {x0.dtype}")
+        if part.shape != noise.shape:
+            raise ValueError(
+                f"the coupling returned shape {tuple(part.shape)} for x0 of shape "
+                f"{tuple(noise.shape)}; it must return the rows of x0 in another order"
+            )
+        paired[rows] = part
     return paired
 
 
 def squared_distances(x0: Tensor, x1: Tensor) -> Tensor:
-    """Return the cost matrix ‖x0_i − x1_j‖² in double precision, shape (B, B).
+    """Return the cost matrix ‖x0_i − x1_j‖² in double precision.
+
+    Args:
+        x0: shape (N, *event).
+        x1: shape (M, *event).
+
+    Returns:
+        Shape (N, M), without gradients; on the CPU if the device of x0 has no double precision.
 
     Raises:
-        TypeError: not floating-point tensors.
-        ValueError: shapes differ, or an entry is not finite.
+        ValueError: event shapes differ, or a cost is not finite.
+
+    Chapter 4.
     """
-    check_same_shape(x0, x1, "x0, x1")
-    x0, x1 = (x.detach().reshape(len(x), -1).double() for x in (x0, x1))
-    # the faster matrix product would lose digits where points nearly coincide
-    cost = torch.cdist(x0, x1, compute_mode="donot_use_mm_for_euclid_dist").square()
-    if not bool(torch.isfinite(cost).all()):
-        raise ValueError("a cost is not finite: look for NaN or infinity in x0 and x1")
-    return cost
+    cost = torch.from_numpy(cost_matrix(x0, x1))
+    return cost if x0.device.type == "mps" else cost.to(x0.device)
 
 
 def sinkhorn_kernel(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Return the entropic plan by scaling rows and columns of the kernel exp(−cost/ε).
 
     The plan P minimises Σ P·cost + ε Σ P log P over matrices with rows summing to 1/N and columns
-    to 1/M. The columns are scaled last and are exact; the rows are off by what is left to do.
+    to 1/M. The columns are scaled last and are exact; the rows are off by what is left to do:
+    look at ``plan.sum(dim=1)``.
 
     Args:
-        cost: shape (N, M).
+        cost: shape (N, M), any real numbers.
         epsilon: regularisation, in the unit of the cost.
         iterations: each scales all rows, then all columns.
 
@@ -144,8 +190,8 @@ def sinkhorn_kernel(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
         Shape (N, M), summing to 1.
 
     Raises:
-        TypeError: cost is not a floating-point tensor.
-        ValueError: a parameter is not positive, or cost is not a matrix.
+        TypeError: cost is not a tensor of at least single precision.
+        ValueError: a parameter is not positive, or cost is not a matrix or not finite.
         FloatingPointError: a row or column of the kernel underflows to zero.
 
     Source: Cuturi 2013, Algorithm 1. Chapter 4.
@@ -159,7 +205,8 @@ def sinkhorn_kernel(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
         right = columns / (kernel.T @ left)
         if not bool(torch.isfinite(torch.cat([left, right])).all()):
             raise FloatingPointError(
-                f"exp(−cost/ε) underflows: ε = {epsilon:g} and costs go up to {cost.max():g}; "
+                f"exp(−cost/ε) underflows or overflows: ε = {epsilon:g} and costs go up to "
+                f"{cost.abs().max():g}; "
                 "use sinkhorn_log, or an ε that is larger relative to the cost"
             )
     return left[:, None] * kernel * right
@@ -171,7 +218,7 @@ def sinkhorn_log(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
     P_ij = exp((f_i + g_j − cost_ij) / ε), with f and g found in turn by log-sum-exp.
 
     Args:
-        cost: shape (N, M).
+        cost: shape (N, M), any real numbers.
         epsilon: regularisation, in the unit of the cost.
         iterations: each updates f, then g.
 
@@ -179,8 +226,8 @@ def sinkhorn_log(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
         Shape (N, M), summing to 1.
 
     Raises:
-        TypeError: cost is not a floating-point tensor.
-        ValueError: a parameter is not positive, or cost is not a matrix.
+        TypeError: cost is not a tensor of at least single precision.
+        ValueError: a parameter is not positive, or cost is not a matrix or not finite.
 
     Source: Peyré and Cuturi 2019, Sec. 4.4. Chapter 4.
     """
@@ -194,16 +241,30 @@ def sinkhorn_log(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
     return torch.exp(f[:, None] + g - scaled)
 
 
+def _check_batch(x0: Tensor, x1: Tensor) -> None:
+    check_same_shape(x0, x1, "x0, x1")
+    if len(x0) == 0:
+        raise ValueError("x0 and x1 have no rows; there is nothing to pair")
+
+
+def _reordered(x0: Tensor, cost: np.ndarray) -> Tensor:
+    """Return x0 in the order of least total cost."""
+    return x0.index_select(0, torch.from_numpy(assignment(cost)).to(x0.device))
+
+
 def _check_sinkhorn(cost: Tensor, epsilon: float, iterations: int) -> None:
-    if not epsilon > 0 or iterations < 1:
-        raise ValueError(f"epsilon={epsilon} and iterations={iterations} must be positive")
-    if not isinstance(cost, Tensor) or not cost.is_floating_point():
-        raise TypeError("cost must be a floating-point tensor, e.g. of squared_distances")
-    if cost.ndim != 2:
+    check_number(epsilon, "epsilon", 0, without_low=True)
+    check_count(iterations, "iterations")
+    if not isinstance(cost, Tensor) or cost.dtype not in (torch.float32, torch.float64):
+        kind = cost.dtype if isinstance(cost, Tensor) else type(cost).__name__
+        raise TypeError(
+            f"cost must be a floating-point tensor of 32 or 64 bits, not {kind}; "
+            "squared_distances makes one, cost.float() converts"
+        )
+    if cost.ndim != 2 or 0 in cost.shape:
         raise ValueError(f"cost has shape {tuple(cost.shape)}; pass a matrix (N, M)")
-
-
-def _assignment(cost: Tensor) -> Tensor:
-    """Return, for each column, the row assigned to it at the least total cost."""
-    _, rows = linear_sum_assignment(cost.T.cpu().numpy())
-    return torch.as_tensor(rows, device=cost.device)
+    if not bool((cost / epsilon).isfinite().all()):
+        raise ValueError(
+            f"cost / epsilon is not finite: look for NaN or infinity in the cost, or take a larger "
+            f"epsilon than {epsilon:g}"
+        )
