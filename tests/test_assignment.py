@@ -145,6 +145,17 @@ def test_assignment_of_costs_on_all_scales(seed):
     assert total(cost, assignment(cost)) == pytest.approx(least(cost), rel=1e-10, abs=0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_assignment_of_a_column_that_no_row_wants():
+    """Every row wants its own column and row 0 that of row 1, by 31 standard deviations.
+
+    In single precision column 0 of the rough plan would be e^(−31 / 0.3) = 0.
+    """
+    cost = -np.eye(1000)
+    cost[0, :2] = 0, -1
+    assert total(cost, assignment(cost)) == -999
+
+
 def test_assignment_is_the_network_simplex():
     """And whole numbers are taken too."""
     cost = np.random.default_rng(0).integers(0, 10**6, (120, 120))
