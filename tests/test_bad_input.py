@@ -352,6 +352,10 @@ def step():
     return function(solvers.euler)
 
 
+def distances(first, second):
+    return {first: event(plane()), second: event(plane(1, 4))._replace(empty=None)}
+
+
 def matrix(n):
     """A cost."""
     return (
@@ -449,11 +453,7 @@ def sampler():
 
 CALLS = {
     "assignment.assignment": lambda: {"cost": matrix(3)},
-    "assignment.check_cost": lambda: {"cost": matrix(3).but("rectangle")},
-    "assignment.squared_distances": lambda: {
-        "x0": event(plane()),
-        "x1": event(plane(1, 4))._replace(empty=None),
-    },
+    "assignment.cost_matrix": lambda: distances("x", "y"),
     "checkpoints.check_form": lambda: {
         "found": thing({"a": 1}, list=[1], other={"b": 1}, kind={"a": "x"}),
         "expected": Argument({"a": 1}, {}),
@@ -471,11 +471,12 @@ CALLS = {
     "conventions.from_ddpm": lambda: {
         "model": function(velocity),
         "betas": betas(),
+        "whole_levels": flag(False),
         "then": lambda found: at(found[0]),
     },
     "conventions.from_diffusers": lambda: {
         "model": function(velocity),
-        "train_timesteps": count(1000),
+        "train_timesteps": positive(1000.0),
         "then": at,
     },
     "conventions.from_v_prediction": lambda: {
@@ -487,7 +488,7 @@ CALLS = {
     "conventions.time_first": lambda: {"field": function(lambda t, x: -x), "then": at},
     "conventions.to_diffusers": lambda: {
         "field": function(velocity),
-        "train_timesteps": count(1000),
+        "train_timesteps": positive(1000.0),
         "then": at,
     },
     "couplings.exact_ot": lambda: pair("x0", "x1"),
@@ -507,6 +508,7 @@ CALLS = {
         "epsilon": positive(1.0),
         "iterations": count(500),
     },
+    "couplings.squared_distances": lambda: distances("x0", "x1"),
     "couplings.within_labels": lambda: {
         "coupling": function(lambda x0, x1: x0),
         **pair("x0", "x1"),
@@ -541,6 +543,7 @@ CALLS = {
         "then": lambda level: level(torch.tensor(0.5)),
     },
     "diffusion.solve_sde": lambda: {
+        "last_only": flag(False),
         "field": function(velocity),
         "x": state(plane()),
         "times": grid(torch.linspace(0.1, 0.9, 4)),
@@ -719,6 +722,15 @@ CALLS = {
         "images": pixels(digits().images),
         "labels": labels(digits().labels, 10),
     },
+    "images.data.check_images": lambda: {
+        "images": pixels(digits().images[:3]).but("flat", "one", "rank"),
+        "name": Argument("images", {}),
+    },
+    "images.data.check_labels": lambda: {
+        "labels": class_labels(known=2),
+        "most": Argument(1, {}),
+        "n": Argument(3, {}),
+    },
     "images.data.dequantise": lambda: {
         "images": pixels(digits().images[:3]).but("flat", "one", "rank"),
         "generator": generator(),
@@ -764,7 +776,7 @@ CALLS = {
     },
     "images.run.Run.save": lambda: {"on": a_run(), "path": file(folder() / "other.pt")},
     "images.run.Run.steps": lambda: {
-        "on": a_run(),
+        "on": Run(settings(), torch.device("cpu")),
         "digits": some_digits(),
         "shard": thing((0, 1), none=(0, 0), negative=(-1, 1), one=(0,)),
         "then": take,
@@ -776,6 +788,7 @@ CALLS = {
         "shard": thing((0, 1), none=(0, 0), negative=(-1, 1), one=(0,)),
         "then": lambda steps: None,  # of the machine's speed
     },
+    "images.sampling.check_seed": lambda: {"seed": count(0, 0)},
     "images.sampling.evaluations": lambda: {"method": name("heun"), "steps": count(3)},
     "images.sampling.generate": lambda: {
         "network": function(labelled),
@@ -1036,7 +1049,9 @@ CALLS = {
         "t": tensor(torch.tensor(0.5)).but(column=clock()[:, None], two=clock(2)),
     },
     "solvers.check_grid": lambda: {"times": up()},
+    "solvers.clock": lambda: {"times": up(), "x": state(plane())._replace(shows={})},
     "solvers.dpm_solver": lambda: {
+        "last_only": flag(False),
         "field": function(velocity),
         "x": state(plane()),
         "times": up().but(down=torch.linspace(1, 0, 4), beyond=torch.linspace(0, 2, 4)),
@@ -1046,19 +1061,29 @@ CALLS = {
         "schedule": schedule(),
         "t": times(clock()).but("column", "scalar", "fewer"),
     },
+    "solvers.level_grid": lambda: {
+        "levels": count(10),
+        "steps": count(3),
+        "last": count(1, 0),
+        "halves": flag(False),
+        "dtype": thing(None, whole=torch.int64).but("None"),
+    },
     "solvers.log_snr_grid": lambda: {
         "schedule": schedule(),
+        "dtype": thing(None, whole=torch.int64).but("None"),
         "start": number(0.1, 0, 1, ends=(0,)),
         "end": number(0.9, 0, 1, ends=(1,)),
         "steps": count(3),
     },
     "solvers.solve": lambda: {
+        "last_only": flag(False),
         "field": function(velocity),
         "x": state(plane()),
         "times": up(),
         "step": step(),
     },
     "solvers.solve_adaptive": lambda: {
+        "last_only": flag(False),
         "field": function(velocity),
         "x": state(plane()),
         "t0": number(0.0, ends=(1,)),
@@ -1112,7 +1137,6 @@ FINE: dict[str, str] = {}
 
 NEEDS_SAMPLES = {
     "assignment.assignment",
-    "assignment.check_cost",
     *(f"couplings.{name}" for name in ("exact_ot", "independent", "sinkhorn", "within_labels")),
     *(f"couplings.{name}" for name in ("sinkhorn_kernel", "sinkhorn_log")),
     "diffusion.noise_prediction_loss",
@@ -1163,6 +1187,7 @@ def stems(name):
 
 def call(name, changed=None):
     """Make the valid call with some arguments changed."""
+    torch.manual_seed(0)
     entry = CALLS[name]()
     function = PUBLIC[name]
     if "on" in entry:
@@ -1240,7 +1265,6 @@ def verdict(name, expected, changed):
 def quiet(monkeypatch):
     """Nothing is shown, and no figure stays."""
     monkeypatch.setattr("IPython.display.display", lambda *data, **options: None)
-    torch.manual_seed(0)
     yield
     plt.close("all")
 
@@ -1261,7 +1285,6 @@ def test_bad_input_is_refused_in_words(name):
     for key, argument in entry.items():
         for expected in ("bad", "shows", "same") if isinstance(argument, Argument) else ():
             for word, value in getattr(argument, expected).items():
-                torch.manual_seed(0)
                 with np.errstate(all="ignore"):
                     said = verdict(name, expected, {key: value})
                 if said and f"{name}, {key}, {word}" not in FINE:
