@@ -727,7 +727,7 @@ CALLS = {
         "name": Argument("images", {}),
     },
     "images.data.check_labels": lambda: {
-        "labels": class_labels(known=2),
+        "labels": class_labels(known=2)._replace(empty=None),
         "most": Argument(1, {}),
         "n": Argument(3, {}),
     },
@@ -1132,7 +1132,21 @@ LEFT_OUT = {
 }
 """Names, and modules or classes with all their names, that are not tried, and why."""
 
-FINE: dict[str, str] = {}
+FINE = {
+    **{
+        f"couplings.{name}, x1, {value}": "only the shape of x1 matters"
+        for name in ("independent", "within_labels")
+        for value in ("nan", "inf")
+    },
+    **{
+        f"conventions.time_first, field, gives {nonsense}": "it swaps arguments and reads none"
+        for nonsense in ("None", "text", "integers", "an array", "another shape")
+    },
+    **{
+        f"likelihood.divergence, x, {value}": "this field diverges alike everywhere"
+        for value in ("nan", "inf")
+    },
+}
 """From "function, argument, value" to why this value, bad elsewhere, is taken."""
 
 NEEDS_SAMPLES = {
