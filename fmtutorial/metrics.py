@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 from torch import Generator, Tensor
 
+from fmtutorial.assignment import assignment, cost_matrix
 from fmtutorial.fields import check_count, check_same_shape, check_state, generator_device
 
 
@@ -27,19 +26,21 @@ def wasserstein(x: Tensor, y: Tensor) -> float:
     Source: Peyré and Cuturi 2019, Prop. 2.1. Chapters 2 and 4.
     """
     check_same_shape(x, y, "x, y")
-    cost = cdist(_points(x, "x"), _points(y, "y"), "sqeuclidean")
-    rows, columns = linear_sum_assignment(cost)
-    return math.sqrt(cost[rows, columns].mean())
+    _check_samples(x, y, "x, y")
+    cost = cost_matrix(x, y)
+    return math.sqrt(cost[assignment(cost), np.arange(len(cost))].mean())
 
 
-class Ratio(NamedTuple):
-    """A ratio of two means and its standard error."""
+class FreshRatio(NamedTuple):
+    """Two mean distances, their ratio and its standard error."""
 
     value: float
     error: float
+    distance: float  # of samples to data
+    floor: float  # of fresh data to data
 
 
-def fresh_ratio(samples: Tensor, draw_data: Callable[[int], Tensor], parts: int = 8) -> Ratio:
+def fresh_ratio(samples: Tensor, draw_data: Callable[[int], Tensor], parts: int = 8) -> FreshRatio:
     """Return how many times farther samples are from data than fresh data are, by ``wasserstein``.
 
     The samples are cut into parts s_k of n points. Each meets two fresh sets a_k, b_k of n points:
@@ -75,7 +76,7 @@ def fresh_ratio(samples: Tensor, draw_data: Callable[[int], Tensor], parts: int 
     value = distance.mean() / floor.mean()
     # to first order the ratio is off by the mean of the residuals over the mean of the floor
     error = (distance - value * floor).std(ddof=1) / floor.mean() / math.sqrt(parts)
-    return Ratio(float(value), float(error))
+    return FreshRatio(*map(float, (value, error, distance.mean(), floor.mean())))
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -87,8 +88,9 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     Source: Székely and Rizzo 2013, Sec. 2. Chapter 3.
     """
     check_same_shape(x, y, "x, y")
-    x, y = _points(x, "x"), _points(y, "y")
-    between, within_x, within_y = (cdist(*ab).mean() for ab in ((x, y), (x, x), (y, y)))
+    _check_samples(x, y, "x, y")
+    pairs = ((x, y), (x, x), (y, y))
+    between, within_x, within_y = (np.sqrt(cost_matrix(*pair)).mean() for pair in pairs)
     return math.sqrt(max(0.0, 2 * between - within_x - within_y))
 
 
@@ -118,12 +120,10 @@ def two_sample_test(
 
     Source: Székely and Rizzo 2013, Sec. 6; Phipson and Smyth 2010 for the ones. Chapter 7.
     """
-    check_state(x, "x")
-    check_state(y, "y")
     check_count(permutations, "permutations")
-    _check_events(x, y, "x, y")
-    pool = np.concatenate([_points(x, "x"), _points(y, "y")])
-    distances = cdist(pool, pool)
+    _check_samples(x, y, "x, y")
+    pool = torch.cat([x.cpu(), y.cpu()])
+    distances = np.sqrt(cost_matrix(pool, pool))
     weights = np.repeat([1 / len(x), -1 / len(y)], [len(x), len(y)])
     device = generator_device(generator)
     splits = np.stack([weights] * (1 + permutations))  # (1 + permutations, B + B')
@@ -165,9 +165,6 @@ def frechet_between(first: Moments, second: Moments) -> float:
 
     ‖m_x − m_y‖² + tr(C_x + C_y − 2 (C_x C_y)^½).
 
-    Raises:
-        ValueError: the numbers of features differ.
-
     Source: Dowson and Landau 1982. Chapter 8.
     """
     return _frechet(_arrays(first, "first"), _arrays(second, "second"))
@@ -193,7 +190,8 @@ def relative_error(estimate: Tensor, truth: Tensor) -> float:
     Chapter 3.
     """
     check_same_shape(estimate, truth, "estimate, truth")
-    estimate, truth = _points(estimate, "estimate"), _points(truth, "truth")
+    _check_samples(estimate, truth, "estimate, truth")
+    estimate, truth = _array(estimate), _array(truth)
     if not truth.any():
         raise ValueError("truth is zero everywhere: there is no size to relate an error to")
     return float(np.linalg.norm(estimate - truth) / np.linalg.norm(truth))
@@ -211,50 +209,56 @@ def mode_shares(x: Tensor, centres: Tensor) -> Tensor:
 
     Chapter 2.
     """
-    check_state(x, "x")
-    check_state(centres, "centres")
-    _check_events(x, centres, "x, centres")
-    nearest = cdist(_points(x, "x"), _points(centres, "centres")).argmin(axis=1)
+    _check_samples(x, centres, "x, centres")
+    nearest = cost_matrix(x, centres).argmin(axis=1)
     counts = np.bincount(nearest, minlength=len(centres))
     return torch.tensor(counts.tolist(), device=x.device) / len(x)
 
 
-def _points(x: Tensor, name: str) -> np.ndarray:
-    """Return the samples as a matrix (B, D) in double precision."""
+def _check_samples(x: Tensor, y: Tensor, names: str) -> None:
+    """Raise unless both are samples of one event shape, all numbers finite, at least one sample."""
+    for value, name in zip((x, y), names.split(", "), strict=True):
+        check_state(value, name)
+        _check_finite(value, name)
+    if x.shape[1:] != y.shape[1:]:
+        shapes = f"{tuple(x.shape[1:])} and {tuple(y.shape[1:])}"
+        raise ValueError(f"event shapes {shapes} of {names.replace(', ', ' and ')} differ")
+
+
+def _check_finite(x: Tensor, name: str) -> None:
     if x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; pass at least one sample")
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"a sample is not finite: look for NaN or infinity in {name}")
+
+
+def _array(x: Tensor) -> np.ndarray:
     x = x.detach().cpu()
     x = x if x.dtype == torch.float64 else x.float()  # NumPy has no bfloat16
-    return x.numpy().astype(np.float64).reshape(len(x), -1)
-
-
-def _check_events(x: Tensor, y: Tensor, names: str) -> None:
-    if x.shape[1:] != y.shape[1:]:
-        shapes = f"{tuple(x.shape[1:])} and {tuple(y.shape[1:])}"
-        raise ValueError(f"event shapes {shapes} of {names.replace(', ', ' and ')} differ")
+    return x.numpy().astype(np.float64)
 
 
 def _moments(x: Tensor, name: str) -> tuple[np.ndarray, np.ndarray]:
     check_state(x, name)
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"{name} have shape {tuple(x.shape)}; pass (B, D) with B ≥ 2")
-    points = _points(x, name)
-    return points.mean(axis=0), np.atleast_2d(np.cov(points, rowvar=False))
+    _check_finite(x, name)
+    x = _array(x)
+    return x.mean(axis=0), np.atleast_2d(np.cov(x, rowvar=False))
 
 
 def _arrays(value: Moments, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return moments as arrays, once they are a vector and a matrix that belong together."""
     if not isinstance(value, tuple) or len(value) != 2:
         raise TypeError(f"{name} is a {type(value).__name__}; pass moments(x)")
+    for part, of in zip(value, ("mean", "covariance"), strict=True):
+        check_state(part, f"{name}.{of}")
+        _check_finite(part, f"{name}.{of}")
     mean, covariance = value
-    check_state(mean, f"{name}.mean")
-    check_state(covariance, f"{name}.covariance")
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
         shapes = f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
         raise ValueError(f"{name} has shapes {shapes}; pass a mean (D,) and a covariance (D, D)")
-    return _points(mean, name)[:, 0], _points(covariance, name)
+    return _array(mean), _array(covariance)
 
 
 def _frechet(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:

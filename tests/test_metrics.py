@@ -166,7 +166,7 @@ def ratio_on_the_ring(samples, generator):
 def test_fresh_ratio_of_data_is_one(generator):
     """And its error is the scatter that it has: twelve ratios over their errors."""
     ratios = [ratio_on_the_ring(RING.sample(800, generator), generator) for _ in range(12)]
-    scores = torch.tensor([(value - 1) / error for value, error in ratios])
+    scores = torch.tensor([(found.value - 1) / found.error for found in ratios])
     # Student's t with 7 degrees of freedom: beyond 5.4 once in 1000; 12 have a spread near 1.2
     assert scores.abs().max() < 5.4
     assert 0.6 < scores.square().mean().sqrt() < 2.0
@@ -175,20 +175,21 @@ def test_fresh_ratio_of_data_is_one(generator):
 @pytest.mark.parametrize("scale", [0.87, 1.15])
 def test_fresh_ratio_finds_a_ring_of_another_size(scale, generator):
     """The former test, one distance below a mean plus four spreads, let both pass."""
-    value, error = ratio_on_the_ring(scale * RING.sample(8000, generator), generator)
+    value, error, *_ = ratio_on_the_ring(scale * RING.sample(8000, generator), generator)
     assert value > 1.25 and value > 1 + 4 * error
 
 
 def test_fresh_ratio_by_hand(event):
     """Samples at 3 and 6, data at 0, fresh data at 1 and 2: 4.5 / 1.5; the ratios are all 3."""
     samples = torch.cat([torch.full((2, *event), v) for v in (3.0, 6.0)])
+    unit = math.sqrt(math.prod(event))  # the distance of 0 and 1
     draws = iter(torch.full((2, *event), v) for v in (0.0, 1.0, 0.0, 2.0))
     found = fresh_ratio(samples, lambda n: next(draws), parts=2)
-    assert found == pytest.approx((3, 0))
+    assert found == pytest.approx((3, 0, 4.5 * unit, 1.5 * unit))
     # 3 and 3, fresh 1 and 2: 2; residuals 3 − 2 and 3 − 4 have the spread √2, over 1.5 √2
     draws = iter(torch.full((2, *event), v) for v in (0.0, 1.0, 0.0, 2.0))
     found = fresh_ratio(samples[[0, 1, 0, 1]], lambda n: next(draws), parts=2)
-    assert found == pytest.approx((2, 2 / 3))
+    assert found == pytest.approx((2, 2 / 3, 3 * unit, 1.5 * unit))
 
 
 def test_fresh_ratio_refuses_what_it_cannot_cut(generator):
