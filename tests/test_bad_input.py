@@ -26,6 +26,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmtutorial
 from fmtutorial import checkpoints, metrics, paths, solvers, training
@@ -356,6 +357,13 @@ def distances(first, second):
     return {first: event(plane()), second: event(plane(1, 4))._replace(empty=None)}
 
 
+def costs():
+    x = np.arange(9.0).reshape(3, 3) ** 2
+    wrong = {"None": None, "text": "x", "number": 3, "list": x.tolist(), "complex": x * 1j}
+    wrong |= {"tensor": torch.from_numpy(x), "flat": x[0], "wide": x[:2], "none": x[:0, :0]}
+    return Argument(x, wrong | {"nan": x * NAN, "objects": x.astype(object)})
+
+
 def matrix(n):
     """A cost."""
     return (
@@ -452,8 +460,9 @@ def sampler():
 
 
 CALLS = {
-    "assignment.assignment": lambda: {"cost": matrix(3)},
+    "assignment.assignment": lambda: {"cost": costs()},
     "assignment.cost_matrix": lambda: distances("x", "y"),
+    "checkpoints.as_path": lambda: {"path": file(folder() / "a")},
     "checkpoints.check_form": lambda: {
         "found": thing({"a": 1}, list=[1], other={"b": 1}, kind={"a": "x"}),
         "expected": Argument({"a": 1}, {}),
@@ -718,10 +727,12 @@ CALLS = {
         "labels": labels(torch.arange(50) // 5, 10),
     },
     "images.classifier.digit_classifier": lambda: {},
+    "images.classifier.digit_distance": lambda: {"images": pixels(digits().images)},
     "images.classifier.score_digits": lambda: {
         "images": pixels(digits().images),
         "labels": labels(digits().labels, 10),
     },
+    "images.data.check_digits": lambda: {"digits": some_digits()},
     "images.data.check_images": lambda: {
         "images": pixels(digits().images[:3]).but("flat", "one", "rank"),
         "name": Argument("images", {}),
@@ -746,6 +757,7 @@ CALLS = {
     },
     "images.data.verify": lambda: {"raw": file(folder()), "valid": False},
     "images.devices.autocast": lambda: {"device": device(), "precision": precision()},
+    "images.devices.check_device": lambda: {"device": device()},
     "images.devices.fast_precision": lambda: {"device": device()},
     "images.devices.in_precision": lambda: {
         "network": function(labelled),
@@ -1154,7 +1166,7 @@ NEEDS_SAMPLES = {
     *(f"couplings.{name}" for name in ("exact_ot", "independent", "sinkhorn", "within_labels")),
     *(f"couplings.{name}" for name in ("sinkhorn_kernel", "sinkhorn_log")),
     "diffusion.noise_prediction_loss",
-    "images.classifier.score_digits",
+    *(f"images.classifier.{name}" for name in ("digit_distance", "score_digits")),
     *(f"images.pictures.{name}" for name in ("encode", "show_pixels", "tile")),
     *(f"losses.{name}" for name in ("flow_matching_loss", "mean_squared_norm")),
     *(f"metrics.{name}" for name in ("energy_distance", "frechet_distance", "fresh_ratio")),
@@ -1164,6 +1176,15 @@ NEEDS_SAMPLES = {
     "solvers.solve_adaptive",
 }
 """Functions for which a batch of no samples has no answer, and which say so."""
+
+DOUBLE = {
+    *(f"conventions.{name}" for name in ("ddpm_schedule", "from_ddpm")),
+    "couplings.squared_distances",
+    *(f"images.classifier.{name}" for name in ("digit_classifier", "digit_distance")),
+    "images.classifier.score_digits",
+    *(f"metrics.{name}" for name in ("frechet_between", "moments")),
+}
+"""Functions that have numbers in double precision, but on the CPU whatever the device."""
 
 FILES = (OSError,)
 """What functions of files may raise too: the system's word on a file."""
@@ -1199,8 +1220,8 @@ def stems(name):
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def call(name, changed=None):
-    """Make the valid call with some arguments changed."""
+def prepared(name, changed=None):
+    """Return the valid call of a function, with some arguments changed, to be made later."""
     torch.manual_seed(0)
     entry = CALLS[name]()
     function = PUBLIC[name]
@@ -1208,9 +1229,13 @@ def call(name, changed=None):
         function = getattr(entry["on"], name.rpartition(".")[2])
     then = entry.get("then", lambda result: result)
     arguments = {k: a.good for k, a in entry.items() if isinstance(a, Argument)}
+    return lambda: then(function(**arguments | (changed or {})))
+
+
+def call(name, changed=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return then(function(**arguments | (changed or {})))
+        return prepared(name, changed)()
 
 
 PUBLIC = public()
@@ -1337,7 +1362,26 @@ def test_an_empty_batch_has_an_empty_answer_or_is_refused_in_words():
     assert set(said) >= NEEDS_SAMPLES
 
 
+class WithoutDouble(TorchDispatchMode):
+    """A device without float64, such as Apple's, played by the CPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if getattr(result, "dtype", None) == torch.float64:
+            raise TypeError(f"{function} has float64, which this device has not")
+        return result
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - DOUBLE))
+def test_no_device_is_asked_for_double_precision(name):
+    if CALLS[name]().get("valid", True):
+        made = prepared(name)
+        with WithoutDouble():
+            made()
+
+
 def test_the_lists_of_exceptions_name_what_there_is():
+    assert set(CALLS) >= DOUBLE
     for line in FINE:
         name, key, word = line.split(", ")
         argument = CALLS[name]()[key]

@@ -1,6 +1,8 @@
 """Mixtures against torch.distributions, toy data sets against their geometry."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from fmtutorial.distributions import (
     Gaussian,
     GaussianMixture,
+    Samples,
     checkerboard,
     circles,
     eight_gaussians,
@@ -289,3 +292,55 @@ def test_wrong_events_and_singular_covariances_are_refused(name):
     with pytest.raises(ValueError, match="no density here: its covariance is singular"):
         getattr(flat, name)(torch.zeros(2, 3))
     assert flat.sample(5).isfinite().all()
+
+
+LAWS = [
+    *TOYS,
+    ring_of_gaussians(),
+    Gaussian(torch.tensor([1.0, 2.0]), torch.tensor([[2.0, 0.5], [0.5, 1.0]])),
+    GaussianMixture(torch.eye(2), torch.ones(2), torch.tensor([0.2, 0.8])),
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=range(len(LAWS)))
+@pytest.mark.parametrize("remade", [copy.deepcopy, lambda law: pickle.loads(pickle.dumps(law))])
+def test_a_copy_in_another_process_draws_the_same(law, remade):
+    """What a worker of a data loader gets, on systems that start it afresh."""
+    again = remade(law)
+    one, two = (thing.sample(20, torch.Generator().manual_seed(0)) for thing in (law, again))
+    assert torch.equal(one, two)
+    if hasattr(law, "log_prob"):
+        assert torch.equal(law.log_prob(one), again.log_prob(one))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=range(len(LAWS)))
+def test_no_samples(law):
+    assert law.sample(0).shape == (0, 2)
+    if hasattr(law, "log_prob"):
+        assert law.log_prob(law.sample(0)).shape == (0,)
+        assert law.score(law.sample(0)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("std", [2, np.float64(2.0), np.int64(2)], ids=repr)
+def test_whole_numbers_and_those_of_numpy_are_numbers(std):
+    ring = ring_of_gaussians(np.int64(3), np.int64(5), std)
+    assert torch.equal(ring.means, ring_of_gaussians(3, 5.0, 2.0).means)
+    assert torch.equal(ring.covariances, torch.full((3,), 4.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mixtures_in_half_precision(dtype):
+    """An eigendecomposition is done in single precision; the rest has the digits of the type."""
+    means, covariance = torch.tensor([[1.0, -1.0]]), torch.tensor([[[2.0, 0.5], [0.5, 1.0]]])
+    x = torch.tensor([[0.5, 0.25], [-1.0, 2.0]])
+    half = GaussianMixture(means.to(dtype), covariance.to(dtype)).log_prob(x.to(dtype))
+    assert half.dtype == dtype
+    expected = MultivariateNormal(means[0], covariance[0]).log_prob(x)
+    # a few roundings of the largest term, which is below 8
+    torch.testing.assert_close(half.float(), expected, rtol=0, atol=24 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("points", [torch.zeros(3, 1), torch.zeros(2, 2), None], ids=str)
+def test_a_data_set_that_draws_something_else_is_refused(points):
+    with pytest.raises((TypeError, ValueError), match="points|draw returned shape"):
+        Samples(lambda n, generator: points).sample(3)

@@ -139,3 +139,8 @@ def test_patches_see_each_other(generator):
 def test_what_does_not_divide_is_refused(options):
     with pytest.raises(ValueError, match=r"must be divisible by patch=\d+, and width=\d+ by heads"):
         DiT(**options)
+
+
+def test_an_empty_batch_has_an_empty_answer():
+    x = torch.zeros(0, 2, 4, 8)
+    assert DiT((2, 4, 8), 2, width=8, depth=1, heads=2)(x, torch.zeros(0)).shape == x.shape

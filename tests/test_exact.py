@@ -1,6 +1,7 @@
 """The closed forms against quadrature of Bayes' rule, torch.distributions and their equation."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -351,3 +352,47 @@ def test_methods_refuse_another_event_shape(name):
     exact = ExactField(AffinePath(LINEAR), ring_of_gaussians())
     with pytest.raises(ValueError, match=r"event shape \(3,\); the distribution's is \(2,\)"):
         getattr(exact, name)(torch.zeros(3, 3), torch.full((3,), 0.5))
+
+
+@pytest.mark.parametrize("target", [ring_of_gaussians(5), Gaussian(torch.ones(2)), torch.eye(2)])
+def test_a_copy_in_another_process_gives_the_same(target, generator):
+    exact = ExactField(AffinePath(COSINE), target)
+    again = pickle.loads(pickle.dumps(exact))
+    x, t = torch.randn(3, 2, generator=generator), torch.tensor([0.1, 0.5, 0.9])
+    for name in METHODS:
+        assert torch.equal(getattr(again, name)(x, t), getattr(exact, name)(x, t))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_answer_has_the_type_of_the_states(name, generator):
+    """Times in double precision, as from ``log_snr_grid``, with full covariances too."""
+    means, covariance = (
+        torch.randn(2, 2, generator=generator),
+        torch.tensor([[2.0, 1.0], [1.0, 2.0]]),
+    )
+    exact = ExactField(AffinePath(VP), GaussianMixture(means, covariance.repeat(2, 1, 1)))
+    x, t = torch.randn(3, 2, generator=generator), torch.tensor([0.1, 0.5, 0.9])
+    found = getattr(exact, name)(x, t.double())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, getattr(exact, name)(x, t), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_empty_batch_has_an_empty_answer(name):
+    exact = ExactField(AffinePath(LINEAR), ring_of_gaussians(5))
+    found = getattr(exact, name)(torch.zeros(0, 2), torch.zeros(0))
+    assert found.shape in ((0,), (0, 2))
+
+
+@pytest.mark.parametrize(
+    "path, target, match",
+    [
+        (LINEAR, torch.zeros(3, 2), "path is Schedule"),
+        (AffinePath(LINEAR), "ring", "target is a str"),
+        (AffinePath(LINEAR), torch.zeros(0, 2), r"means have shape \(0, 2\)"),
+        (AffinePath(LINEAR), torch.full((3, 2), math.nan), "not finite"),
+    ],
+)
+def test_no_field_of_nothing_known(path, target, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        ExactField(path, target)

@@ -1,5 +1,7 @@
 """Guidance of fields known in closed form: a mixture, and the classes that are its components."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -97,3 +99,22 @@ def test_number_of_evaluations(scale, calls, generator):
     seen = [label for label in model.calls if label is not None]
     assert all(label is LABEL for label in seen)
     assert (len(seen), len(model.calls) - len(seen)) == (scale != 0, scale != 1)
+
+
+class Shifted:
+    """A network of this module, which another process could import."""
+
+    def __call__(self, x, t, label):
+        return x + t[:, None] + (0 if label is None else label[:, None])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_a_copy_in_another_process_gives_the_same(scale):
+    field = guided(Shifted(), LABEL, scale)
+    x, t = torch.ones(5, 2), torch.full((5,), 0.5)
+    assert torch.equal(pickle.loads(pickle.dumps(field))(x, t), field(x, t))
+
+
+def test_every_sample_needs_a_label():
+    with pytest.raises(ValueError, match=r"x has shape \(3, 2\) and the labels \(5,\)"):
+        guided(Shifted(), LABEL, 2.0)(torch.ones(3, 2), torch.ones(3))

@@ -3,6 +3,7 @@
 import json
 import platform
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,3 +87,11 @@ def test_where_the_name_of_a_cpu_comes_from(monkeypatch, tmp_path, text, cpu):
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "as Python has it")
     assert hardware(CPU)["cpu"] == cpu
+
+
+@pytest.mark.parametrize("value, text", [(np.float64(0.25), "0.25"), (np.int64(3), "3")])
+def test_numbers_of_numpy_are_recorded_as_numbers(displayed, value, text):
+    """NumPy 2 writes np.float64(0.25), which the prose would show."""
+    record("error", value)
+    (((bundle,), _),) = displayed
+    assert list(bundle.values()) == [text]

@@ -136,3 +136,10 @@ def test_times_follow_the_generator(draw):
 def test_logit_normal_refuses_a_standard_deviation_that_is_not_positive(std):
     with pytest.raises(ValueError, match=r"std is .*in \(0, ∞\)"):
         logit_normal_times(3, std=std)
+
+
+@pytest.mark.parametrize("mean", [-200.0, -20.0, 20.0, 200.0])
+def test_logit_normal_times_never_reach_an_end(mean):
+    """Where the sigmoid itself rounds to 0 or 1, at which some fields are not defined."""
+    t = logit_normal_times(100, mean)
+    assert bool(((0 < t) & (t < 1)).all())

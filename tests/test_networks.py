@@ -209,3 +209,32 @@ def test_a_mean_velocity_of_integers_is_refused(place, generator):
     inputs[place] = inputs[place].long()
     with pytest.raises(TypeError, match="torch.int64"):
         mean_flow_network()(*inputs)
+
+
+def test_a_network_without_hidden_layers_is_linear_in_its_state(generator):
+    net = MLP((2,), depth=0).double()
+    x, t = batch((2,), generator)
+    middle = net((x + x.flip(0)) / 2, t)
+    # t differs between the samples, so only the state is averaged
+    torch.testing.assert_close(middle, (net(x, t) + net(x.flip(0), t)) / 2)
+
+
+@pytest.mark.parametrize("event", [(2,), (), (1, 4, 4)], ids=str)
+def test_an_empty_batch_has_an_empty_answer(event):
+    x, t = torch.zeros(0, *event), torch.zeros(0)
+    assert MLP(event, width=8)(x, t).shape == x.shape
+    assert MeanFlowMLP(event, width=8)(x, t, t).shape == x.shape
+
+
+def test_another_floating_point_type_is_refused_in_words():
+    x, t = torch.zeros(3, 2), torch.zeros(3)
+    with pytest.raises(
+        TypeError, match=r"x has dtype torch.float64 and the network's weights .*32"
+    ):
+        MLP(width=8)(x.double(), t)
+    with pytest.raises(TypeError, match="t has dtype torch.float64"):
+        MLP(width=8)(x, t.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert MLP(width=8)(x.half(), t).shape == x.shape  # converted
+        with pytest.raises(TypeError, match="x has dtype torch.float64"):
+            MLP(width=8)(x.double(), t)

@@ -1,12 +1,14 @@
 """Schedules and affine paths against autograd, quadrature and joint Gaussians."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
 
-from fmtutorial.paths import COSINE, LINEAR, QUANTITIES, SQRT, VP, AffinePath, lipman
+from fmtutorial.paths import COSINE, LINEAR, QUANTITIES, SQRT, VP, AffinePath, Schedule, lipman
 
 DOUBLE = torch.float64
 # Rounding of a few operations in float64, with a margin for division by small σ.
@@ -273,3 +275,21 @@ def test_shapes_that_differ_are_refused(call):
     names = ("data", "noise") if call == "convert" else ()
     with pytest.raises(ValueError, match=r"has shape \(3, 1\) and .* has shape \(3, 3\)"):
         function(torch.zeros(3, 1), torch.zeros(3, 3), torch.full((3,), 0.5), *names)
+
+
+@pytest.mark.parametrize("remade", [copy.deepcopy, lambda path: pickle.loads(pickle.dumps(path))])
+def test_a_copy_in_another_process_is_the_same_path(schedule, remade, generator):
+    path, again = AffinePath(schedule), remade(AffinePath(schedule))
+    x0, x1, t = triple((2,), generator)
+    first, second = path.sample(x0, x1, t), again.sample(x0, x1, t)
+    assert torch.equal(first.x_t, second.x_t) and torch.equal(first.velocity, second.velocity)
+    assert repr(again) == repr(path)
+    assert again.schedule.finite_at_one == schedule.finite_at_one
+
+
+@pytest.mark.parametrize("name", ["alpha", "sigma", "alpha_dot", "sigma_dot"])
+@pytest.mark.parametrize("wrong", [None, 1.0, lambda t: 1.0, lambda t: t.sum()], ids=range(4))
+def test_a_schedule_of_other_than_functions_of_time_is_refused(name, wrong):
+    functions = {key: getattr(LINEAR, key) for key in ("alpha", "sigma", "alpha_dot", "sigma_dot")}
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}(\(t\) | )"):
+        Schedule("mine", **functions | {name: wrong})

@@ -121,8 +121,9 @@ class GaussianMixture:
         else:
             if not torch.allclose(self.covariances, self.covariances.mT):
                 raise ValueError("a covariance matrix is not symmetric")
-            # where every device and type can do it
-            eigen = torch.linalg.eigh(self.covariances.cpu().double())
+            # not every device can do it, and half precision can nowhere
+            wide = torch.promote_types(self.covariances.dtype, torch.float32)
+            eigen = torch.linalg.eigh(self.covariances.to("cpu", wide))
             values, vectors = (part.to(self.covariances) for part in eigen)
         smallest = values.min().item()
         # rounding may leave a zero eigenvalue slightly negative
