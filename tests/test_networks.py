@@ -235,6 +235,6 @@ def test_another_floating_point_type_is_refused_in_words():
     with pytest.raises(TypeError, match="t has dtype torch.float64"):
         MLP(width=8)(x, t.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert MLP(width=8)(x.half(), t).shape == x.shape  # converted
+        assert MLP(width=8)(x.bfloat16(), t).shape == x.shape  # converted
         with pytest.raises(TypeError, match="x has dtype torch.float64"):
             MLP(width=8)(x.double(), t)

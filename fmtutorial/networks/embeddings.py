@@ -31,12 +31,16 @@ def check_types(weight: Tensor, x: Tensor, *times: Tensor) -> None:
     Raises:
         TypeError: x has another floating-point type, or a time one of more digits.
     """
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        return  # it converts all types but that one
-    wanted = weight.dtype
+    wanted, device = weight.dtype, x.device.type
+    # autocast converts between two types
+    known = (
+        {wanted, torch.get_autocast_dtype(device)}
+        if torch.is_autocast_enabled(device)
+        else {wanted}
+    )
     for name, value, fits in (
-        ("x", x, x.dtype == wanted),
-        *(("t", t, torch.promote_types(t.dtype, wanted) == wanted) for t in times),
+        ("x", x, x.dtype in known),
+        *(("t", t, torch.promote_types(t.dtype, wanted) in known) for t in times),
     ):
         if not fits:
             raise TypeError(
