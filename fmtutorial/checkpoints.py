@@ -18,6 +18,17 @@ MARK = b"fmtutorial sha256:"
 """What a checkpoint has after its content, followed by the checksum of that."""
 
 
+def as_path(path: str | Path) -> Path:
+    """Return a path, or raise unless it is one.
+
+    Raises:
+        TypeError: it is neither a string nor a path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"the path is {path!r:.60}; pass a string or a pathlib.Path")
+    return Path(path)
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file that takes its place when it is complete, whatever happens before.
@@ -32,7 +43,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
         ValueError: something else than a file is there.
         FileNotFoundError: its folder is missing.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is there and is no file: choose another name")
     if not path.parent.is_dir():
@@ -71,7 +82,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             than tensors and plain values.
         FileNotFoundError: there is no such file.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:

@@ -60,6 +60,7 @@ class EMA:
         Raises:
             ValueError: the network has other weights than the one that is averaged.
         """
+        _check_type(network, nn.Module, "network")
         if [v.shape for v in _values(network)] != [v.shape for v in _values(self.network)]:
             raise ValueError("the network has other weights than the average: make a new EMA of it")
         self.updates += 1

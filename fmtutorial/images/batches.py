@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from fmtutorial.couplings import exact_ot, within_labels
 from fmtutorial.fields import check_callable, check_count, check_number
 from fmtutorial.guidance import LabelledField
-from fmtutorial.images.data import Digits, check_images, dequantise
+from fmtutorial.images.data import Digits, check_digits, dequantise
 from fmtutorial.images.devices import in_precision
 from fmtutorial.losses import flow_matching_loss, logit_normal_times, uniform_times
 from fmtutorial.paths import LINEAR, AffinePath
@@ -74,16 +74,13 @@ def digit_batch(
 
     Chapter 8.
     """
-    check_images(digits.images)
+    check_digits(digits)
     check_count(step, "step", 0)
     check_count(seed, "seed", 0)
     check_count(size, "size")
     check_number(label_dropout, "label_dropout", 0, 1)
     if size > len(digits.images):
         raise ValueError(f"a batch of {size} digits cannot be drawn from {len(digits.images)}")
-    if digits.labels.shape != digits.images.shape[:1] or digits.labels.dtype != torch.int64:
-        found = f"{digits.labels.dtype} of shape {tuple(digits.labels.shape)}"
-        raise ValueError(f"labels are {found}; pass torch.int64, ({len(digits.images)},)")
     for name, known in ((pairing, PAIRINGS), (times, TIMES)):
         if name not in list(known):
             raise ValueError(f'unknown name "{name}"; choose from {", ".join(known)}')
@@ -108,7 +105,7 @@ def _epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 
 def _mix(seed: int, number: int) -> int:
     """Return one number below 2³¹ for both: PyTorch's CPU generator reads 32 bits of a seed."""
-    return (1_000_003 * seed + number) % 2**31
+    return (1_000_003 * int(seed) + int(number)) % 2**31
 
 
 def digit_loss(
@@ -133,6 +130,8 @@ def digit_loss(
     """
     check_callable(batches, "batches")
     check_count(done, "done", 0)
+    if not isinstance(shard, tuple) or len(shard) != 2:
+        raise TypeError(f"shard is {shard!r:.60}; pass (r, n) for device r of n")
     step, (first, stride) = done, shard
     check_count(stride, "the number of devices")
     check_count(first, "the device", 0)
@@ -143,6 +142,8 @@ def digit_loss(
     def loss() -> Tensor:
         nonlocal step
         batch = batches(step)
+        if not isinstance(batch, Batch):
+            raise TypeError(f"batches gave {batch!r:.60}; they give a Batch for a step")
         step += 1
         if len(batch.t) % stride:
             raise ValueError(f"a batch of {len(batch.t)} cannot be shared by {stride} devices")

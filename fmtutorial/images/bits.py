@@ -6,10 +6,10 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.distributions import Gaussian
-from fmtutorial.fields import check_count
+from fmtutorial.fields import check_count, check_state
 from fmtutorial.guidance import LabelledField
 from fmtutorial.images.batches import CLASSES
-from fmtutorial.images.data import Digits, check_images, check_labels, dequantise
+from fmtutorial.images.data import Digits, check_digits, check_labels, dequantise
 from fmtutorial.images.sampling import check_seed, image_field
 from fmtutorial.likelihood import log_likelihood, rademacher_like
 from fmtutorial.solvers import heun
@@ -30,8 +30,11 @@ def bits_per_dimension(log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor
 
     Source: Theis, van den Oord and Bethge 2016, Sec. 3.1. Chapter 8.
     """
-    if not isinstance(log_prob, Tensor) or not log_prob.is_floating_point():
-        raise TypeError(f"log_prob is {log_prob!r:.60}; pass a floating-point tensor, shape (B,)")
+    check_state(log_prob, "log_prob")
+    if log_prob.ndim != 1:
+        raise ValueError(f"log_prob has shape {tuple(log_prob.shape)}; pass one for each, (B,)")
+    if not isinstance(event_shape, tuple | list):
+        raise TypeError(f"event_shape is {event_shape!r:.60}; pass a tuple of whole numbers")
     for size in event_shape:
         check_count(size, "an entry of event_shape")
     return -log_prob / (math.prod(event_shape) * math.log(2)) + 7
@@ -68,13 +71,13 @@ def digit_bits(
 
     Chapters 1 and 8.
     """
-    check_images(digits.images)
-    check_labels(digits.labels, CLASSES, len(digits.images))
+    check_digits(digits)
+    check_labels(digits.labels, CLASSES)
     check_count(steps, "steps")
     check_count(batch, "batch")
     check_seed(seed)
-    device, found = digits.images.device, []
-    generator = Generator(device).manual_seed(seed)
+    device, found, batch = digits.images.device, [], int(batch)
+    generator = Generator(device).manual_seed(int(seed))
     times = 1 - torch.linspace(0, 1, steps + 1).square()
     for images, label in zip(digits.images.split(batch), digits.labels.split(batch), strict=True):
         x = dequantise(images, generator)

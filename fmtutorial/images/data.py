@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from fmtutorial.checkpoints import as_path
 from fmtutorial.fields import check_state, generator_device
 
 ROOT_VARIABLE = "FMTUTORIAL_DATA"
@@ -42,8 +43,8 @@ def check_images(images: Tensor, name: str = "images") -> None:
         TypeError: they are of another type.
         ValueError: there is no batch dimension.
     """
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        kind = f"have dtype {images.dtype}" if isinstance(images, Tensor) else f"are {images!r:.60}"
+    if _other(images, torch.uint8):
+        kind = _kind(images)
         raise TypeError(f"{name} {kind}; pass torch.uint8: to_pixels(x) of a model's, 0 to 255")
     if images.ndim == 0:
         raise ValueError(f"{name} have no batch dimension; pass images[None] for one")
@@ -56,15 +57,49 @@ def check_labels(labels: Tensor, most: int, n: int | None = None) -> None:
         TypeError: they are of another type.
         ValueError: they have another shape or are outside the range.
     """
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        kind = f"have dtype {labels.dtype}" if isinstance(labels, Tensor) else f"are {labels!r:.60}"
-        raise TypeError(f"labels {kind}; pass torch.int64, such as labels.long()")
+    if _other(labels, torch.int64):
+        raise TypeError(f"labels {_kind(labels)}; pass torch.int64, such as labels.long()")
     if labels.ndim != 1 or len(labels) != (len(labels) if n is None else n):
         wanted = "N" if n is None else n
         raise ValueError(f"labels have shape {tuple(labels.shape)}; pass one each, ({wanted},)")
     if bool(((labels < 0) | (labels > most)).any()):
         found = f"{labels.min()} to {labels.max()}"
         raise ValueError(f"labels run from {found}; they are 0 to {most}")
+
+
+def check_digits(digits: Digits) -> None:
+    """Raise unless there are images (N, height, width), N ≥ 1, and as many labels.
+
+    The labels themselves are not looked at: on a GPU that would make every batch wait.
+
+    Raises:
+        TypeError: they are no ``Digits``, or of another type.
+        ValueError: they have other shapes.
+    """
+    if not isinstance(digits, Digits):
+        raise TypeError(f"digits are {digits!r:.60}; pass Digits(images, labels)")
+    check_images(digits.images)
+    if _other(digits.labels, torch.int64):
+        raise TypeError(f"labels {_kind(digits.labels)}; pass torch.int64, such as labels.long()")
+    if digits.images.ndim != 3 or digits.labels.shape != digits.images.shape[:1]:
+        shapes = f"{tuple(digits.images.shape)} and {tuple(digits.labels.shape)}"
+        raise ValueError(f"images and labels have shapes {shapes}; pass (N, height, width), (N,)")
+    if len(digits.images) == 0:
+        raise ValueError("there are no digits: pass at least one")
+
+
+def _other(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a value is something else than a dense tensor of a type."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return not dense or value.dtype != dtype
+
+
+def _kind(value: object) -> str:
+    """Say what a value is."""
+    if not isinstance(value, Tensor):
+        return f"are {value!r:.60}"
+    sparse = "" if value.layout == torch.strided else f" and layout {value.layout}"
+    return f"have dtype {value.dtype}{sparse}"
 
 
 def small_digits(split: str = "train") -> Digits:
@@ -101,7 +136,7 @@ def mnist(split: str = "train", root: str | Path | None = None) -> Digits:
     Source: LeCun, Bottou, Bengio and Haffner 1998.
     """
     _check_split(split)
-    root = Path(root or os.environ.get(ROOT_VARIABLE) or Path.home() / ".cache" / "fmtutorial")
+    root = as_path(root or os.environ.get(ROOT_VARIABLE) or Path.home() / ".cache" / "fmtutorial")
     raw = root / "MNIST" / "raw"
     if not all((raw / name).exists() for name in CHECKSUMS):
         _download(root)
@@ -123,7 +158,7 @@ def verify(raw: str | Path) -> None:
         ValueError: a file is missing, truncated or another one.
     """
     for name, expected in CHECKSUMS.items():
-        path = Path(raw) / name
+        path = as_path(raw) / name
         found = hashlib.md5(path.read_bytes()).hexdigest() if path.exists() else "missing"
         if found != expected:
             raise ValueError(

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import check_callable
+from fmtutorial.fields import check_callable, check_same_shape
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -15,12 +15,23 @@ PRECISIONS = {
 }
 
 
+def check_device(device: torch.device) -> None:
+    """Raise unless it is a device.
+
+    Raises:
+        TypeError: it is something else, such as its name.
+    """
+    if not isinstance(device, torch.device):
+        raise TypeError(f'device is {device!r:.60}; pass a torch.device, as torch.device("cpu")')
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
     """Return a context in which networks on this device run in this precision.
 
     Raises:
         ValueError: it is none of ``PRECISIONS``.
     """
+    check_device(device)
     _check(precision)
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
@@ -36,7 +47,9 @@ def in_precision(network: Callable[..., Tensor], precision: torch.dtype) -> Call
 
     def single(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         with autocast(x.device, precision):
-            return network(x, t, label).float()
+            v = network(x, t, label)
+        check_same_shape(v, x, "v, x")
+        return v.float()
 
     return single
 
@@ -47,6 +60,7 @@ def precision_named(name: str, device: torch.device) -> torch.dtype:
     Raises:
         ValueError: an unknown name.
     """
+    check_device(device)
     if name == "auto":
         return fast_precision(device)
     if name not in list(PRECISIONS):
@@ -66,6 +80,7 @@ def fast_precision(device: torch.device) -> torch.dtype:
     bfloat16 where the hardware multiplies it, else float16 on GPUs, which needs a scaler of the
     loss, else float32.
     """
+    check_device(device)
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
         return torch.bfloat16 if native else torch.float16

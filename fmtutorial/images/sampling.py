@@ -13,7 +13,7 @@ from fmtutorial.fields import VelocityField, check_count, check_number, generato
 from fmtutorial.guidance import LabelledField, guided
 from fmtutorial.images.batches import CLASSES
 from fmtutorial.images.data import check_labels, to_pixels
-from fmtutorial.images.devices import in_precision
+from fmtutorial.images.devices import check_device, in_precision
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.solvers import (
     ScalarTimeField,
@@ -141,6 +141,8 @@ def noise_generators(seed: int, device: torch.device) -> tuple[Generator, Genera
         ValueError: the seed is negative, or has more than 31 bits: the CPU reads 32.
     """
     check_seed(seed)
+    check_device(device)
+    seed = int(seed)  # a generator takes no other whole number
     return Generator("cpu").manual_seed(seed), Generator(device).manual_seed(2**31 + seed)
 
 
@@ -174,6 +176,8 @@ def generate(
 
     Chapter 8.
     """
+    check_labels(labels, CLASSES)
+    generator_device(start)
     x0 = torch.randn(len(labels), 1, 28, 28, generator=start, device="cpu").to(labels.device)
     field = image_field(network, labels, scale, precision)
     return sample(field, x0, method, steps, noise_level, later)
@@ -214,6 +218,6 @@ def sample_digits(
     check_labels(labels, CLASSES)
     check_count(batch, "batch")
     start, later = noise_generators(seed, labels.device)
-    for part in labels.split(batch):
+    for part in labels.split(int(batch)):
         made = generate(network, part, method, steps, scale, noise_level, start, later, precision)
         yield to_pixels(made.last)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fmtutorial.checkpoints import check_form, writing
+from fmtutorial.checkpoints import as_path, check_form, writing
 from fmtutorial.networks import DiT, UNet
 
 NETWORKS = {"unet": UNet, "dit": DiT}
@@ -50,7 +50,12 @@ def save_weights(
         ValueError: a weight is not finite in half precision, or kind and arguments do not build
             this network.
     """
-    text = json.dumps({"kind": kind, "arguments": arguments, "provenance": provenance})
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network is a {type(network).__name__}; pass a UNet or DiT")
+    try:
+        text = json.dumps({"kind": kind, "arguments": arguments, "provenance": provenance})
+    except TypeError as error:
+        raise TypeError(f"arguments and provenance must be plain values: {error}") from error
     tensors = {
         name: w.detach().half().cpu().contiguous() for name, w in network.state_dict().items()
     }
@@ -72,7 +77,7 @@ def load_weights(source: str | Path) -> Weights:
         ValueError: the file is truncated or damaged, not one of ``save_weights``, or holds other
             weights than those of the network that it describes.
     """
-    path = Path(source)
+    path = as_path(source)
     if str(source) in PUBLISHED:
         path = Path(str(resources.files("fmtutorial") / "data" / f"{source}.safetensors"))
     if not path.is_file():

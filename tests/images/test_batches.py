@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
+from fmtutorial.images import batches
 from fmtutorial.images.batches import CLASSES, PAIRINGS, TIMES, Batch, digit_batch, digit_loss
 from fmtutorial.images.data import Digits, small_digits, to_pixels
 
@@ -61,22 +62,49 @@ def test_another_seed_is_another_batch(digits, seeds):
     assert rows_of(batches[0], digits) != rows_of(batches[1], digits)
 
 
-def test_another_step_has_other_noise(digits):
-    """Also where an epoch returns to the same digits, or seed and step add up to the same."""
-    batches = [
-        digit_batch(digits, step, 1000, seed) for seed, step in ((0, 0), (0, 1), (1, 0), (0, 25))
-    ]
-    for a, b in itertools.combinations(batches, 2):
-        for x, y in ((a.x0, b.x0), (a.t, b.t)):
-            # uncorrelated within five standard errors
-            correlation = torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]
-            assert abs(correlation) < 5 / math.sqrt(x.numel())
+def correlation(x, y):
+    """In units of its standard error, for numbers that have nothing in common."""
+    found = torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]
+    return abs(found.item()) * math.sqrt(x.numel())
+
+
+@pytest.mark.parametrize("size", [1000, 250, 400])
+def test_another_step_has_other_noise(digits, size):
+    """Within an epoch, at the same place of another, and where seed and step add up to the same.
+
+    With 1000 digits an epoch has one batch, four, or two and a rest.
+    """
+    places = [(0, step) for step in (0, 1, 2, 3, 4, 8, 25)] + [(1, 0), (1, 1)]
+    drawn = [digit_batch(digits, step, size, seed) for seed, step in places]
+    noise = [((b.x1 + 1) * 128 % 1, b) for b in drawn]
+    for (u, a), (w, b) in itertools.combinations(noise, 2):
+        for x, y in ((a.x0, b.x0), (a.t, b.t), (u, w)):
+            assert correlation(x, y) < 5
+        assert not torch.equal(a.label == CLASSES, b.label == CLASSES)
     # noise, dequantisation and times of one batch have nothing in common either
-    a = batches[0]
-    u = (a.x1 + 1) * 128 % 1
-    assert abs(torch.corrcoef(torch.stack([a.x0.flatten(), u.flatten()]))[0, 1]) < 5 / math.sqrt(
-        784_000
-    )
+    assert correlation(drawn[0].x0, noise[0][0]) < 5
+
+
+def test_every_batch_and_every_order_has_a_seed_of_its_own(digits, monkeypatch):
+    """Of 32 bits, which the CPU's generator reads: three seeds, 40 steps, ten epochs of four."""
+    given = []
+
+    class Spy:
+        def __init__(self, device):
+            self.generator = torch.Generator(device)
+
+        def manual_seed(self, seed):
+            given.append(seed)
+            return self.generator.manual_seed(seed)
+
+    monkeypatch.setattr(batches, "Generator", Spy)
+    batches._epoch_order.cache_clear()
+    for seed in (0, 1, 2**31 - 1):
+        for step in range(40):
+            digit_batch(digits, step, 250, seed)
+    batches._epoch_order.cache_clear()
+    assert len(given) == 3 * (40 + 10)
+    assert len({seed % 2**32 for seed in given}) == len(given)
 
 
 @pytest.mark.parametrize("n, size", [(100, 20), (100, 100), (100, 1), (103, 20), (39, 20)], ids=str)
@@ -163,6 +191,17 @@ def test_optimal_pairing_over_every_permutation(digits):
         cost(batch._replace(x0=batch.x0[list(order)])) for order in itertools.permutations(range(6))
     )
     assert cost(batch) == pytest.approx(least, rel=1e-12)
+
+
+def test_orders_have_nothing_in_common(digits):
+    """Of two epochs and two seeds: a digit's place in one says nothing of its place in another."""
+    drawn = [
+        [rows_of(digit_batch(digits, 10 * epoch + part, 100, seed), digits) for part in range(10)]
+        for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
+    places = [torch.tensor(sum(parts, [])).argsort().double() for parts in drawn]
+    for a, b in itertools.combinations(places, 2):
+        assert correlation(a, b) < 5
 
 
 # Distributions.

@@ -40,7 +40,7 @@ def test_bits_bound_the_entropy_of_discrete_images(generator):
     for i, j in itertools.product(range(3), repeat=2):
         x = dequantise(values[[i, j]].expand(2000, 2), generator).double()
         density = chance[i, j] / (1 / 128) ** 2
-        ours += chance[i, j] * bits_per_dimension(density.log(), (1, 2)).item()
+        ours += chance[i, j] * bits_per_dimension(density.log()[None], (1, 2)).item()
         log_prob = torch.distributions.Normal(0.0, 0.6).log_prob(x).sum(dim=(1, 2))
         normal += chance[i, j] * bits_per_dimension(log_prob, (1, 2)).mean().item()
     assert ours == pytest.approx(entropy, rel=1e-12)
