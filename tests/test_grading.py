@@ -4,13 +4,14 @@ import csv
 import json
 from pathlib import Path
 
+import nbformat
 import pytest
-import torch
 
 from fmtutorial.coursework import grading, process
 from fmtutorial.coursework.__main__ import main, notebooks
 from fmtutorial.coursework.catalogue import SHEETS
 from fmtutorial.coursework.grading import Limits, Unreadable, read_cells, sheet_of
+from fmtutorial.coursework.outcomes import unpacked
 
 ROOT = Path(__file__).resolve().parents[1]
 SHEET = "05-solvers"
@@ -50,31 +51,41 @@ FORGE = """\
 import inspect
 
 for frame in inspect.stack():
-    if "exercise_called" in frame.frame.f_globals:
-        frame.frame.f_globals["outcomes"] = lambda *_: ["right"] * 6"""
+    if "packed" in frame.frame.f_globals:
+        frame.frame.f_globals["packed"] = lambda *_: ["right"] * 6"""
 
-# The file in which the process says what it does, turned into something that holds up a reader.
-PIPE = """\
-import os
-
-folder = os.getcwd()
-os.remove(folder + "/progress")
-os.mkfifo(folder + "/progress")
-while True:
-    pass"""
+# What the process says it does, said over and over, and other things into the same pipe.
 REWRITE = """\
+import json, os
+
+said = b"".join(json.dumps(["at", f"cell {k}"]).encode() + b"\\n" for k in range(1000))
 while True:
-    for place in ("cell 1", "cell 2", "cell 3", "cell x"):
-        with open("progress", "w") as file:
-            file.write(place)"""
+    for pipe in range(3, 10):
+        try:
+            os.write(pipe, said)
+        except OSError:
+            pass"""
 
 LONG = """\
 def heun_step(v, x, t, h):
     raise ValueError("\\ud800" * 10**7)"""
 
+HEUN_WITH_TORCH = HEUN.replace("h / 2", "torch.tensor(0.5).to(x) * h")
+MAGICS = """\
+%load_ext autoreload
+%autoreload 2
+%load_ext nowhere
+%pip install --target . nothing-at-all
+%nonsense
+files = !ls
+!touch somewhere
+%config InlineBackend.figure_format = "retina"
+%time import torch
+assert files == []"""
+
 SUBMISSIONS = {
     "good": [EULER, HEUN, RK4],
-    "endless cell": [EULER, "while True:\n    pass", HEUN, RK4],
+    "endless cell": [EULER, "import time\ntime.sleep(1e6)", HEUN, RK4],
     "endless function": [EULER, "def heun_step(v, x, t, h):\n    while True:\n        pass", RK4],
     "exit": [EULER, "exit()", HEUN, "import sys\nsys.exit(1)", RK4],
     "kills itself": [EULER, "import os\nos._exit(0)", HEUN, RK4],
@@ -92,11 +103,38 @@ SUBMISSIONS = {
     "reads input": [EULER, "name = input()", HEUN, RK4],
     "sparse": [EULER, "heun_step = lambda v, x, t, h: x.to_sparse()", RK4],
     "meta": [EULER, "heun_step = lambda v, x, t, h: x.to('meta')", RK4],
-    "pipe": [EULER, PIPE, HEUN, RK4],
     "rewrites its progress": [EULER, REWRITE, HEUN, RK4],
     "long error": [EULER, LONG, RK4],
+    "inline": ["%matplotlib inline\nimport torch", EULER, HEUN_WITH_TORCH, RK4],
+    "magics": [MAGICS, EULER, HEUN_WITH_TORCH, RK4],
+    "device": ["import torch\ntorch.set_default_device('cuda')", EULER, HEUN, RK4],
+    "endless": [EULER, *["import time\ntime.sleep(2)"] * 9, HEUN, RK4],
     "good again": [EULER, HEUN, RK4],
 }  # fmt: skip
+
+# Ways to Heun's step of the package; all of them end in calling it.
+ROUTES = {
+    "import in a branch": "if True: from fmtutorial.solvers import heun as heun_step",
+    "in the function": "def heun_step(*a):\n"
+    "    import fmtutorial.solvers as s\n    return s.heun(*a)",
+    "modules": "import sys\nheun_step = sys.modules['fmtutorial.solvers'].heun",
+    "globals": "heun_step = check.__globals__['exercise_called']('solvers.heun_step').answer",
+    "importlib": "import importlib as i\n"
+    "heun_step = i.import_module('.solvers', 'fmtutorial').heun",
+    "dunder": "heun_step = __import__('fmtutorial.solvers', fromlist=['x']).heun",
+    "exec": "exec('from fmtutorial.solvers import heun as heun_step')",
+    "partial": "import functools, sys\n"
+    "heun_step = functools.partial(sys.modules['fmtutorial.solvers.steps'].heun)",
+    "code": "import sys, types\nheun = sys.modules['fmtutorial.solvers'].heun\n"
+    "heun_step = types.FunctionType(heun.__code__, {})",
+}
+SOURCES = {
+    "inspect": "import inspect, sys\n"
+    "exec(inspect.getsource(sys.modules['fmtutorial.solvers.steps'].heun))",
+    "open": "import fmtutorial\ntext = open(fmtutorial.__path__[0] + '/solvers/steps.py').read()",
+}
+for name, cell in (ROUTES | SOURCES).items():
+    SUBMISSIONS[f"route {name}"] = [EULER, cell, RK4]
 
 
 def notebook(cells):
@@ -108,19 +146,24 @@ def notebook(cells):
 def graded(tmp_path_factory):
     """All of them in one call, as a lecturer would; the rows by submission."""
     folder = tmp_path_factory.mktemp("submissions")
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(process, "START", 15.0)
     for name, cells in SUBMISSIONS.items():
         (folder / f"{name}.ipynb").write_text(notebook(cells), encoding="utf-8")
     (folder / "empty.ipynb").write_text("")
     (folder / "binary.ipynb").write_bytes(bytes(range(256)) * 100)
     (folder / "list.ipynb").write_text("[1, 2]")
     (folder / "unrelated.ipynb").write_text(notebook(["print(1)"]))
+    for kind in ("solutions", "exercises"):
+        for sheet in SHEETS:
+            book = nbformat.read(ROOT / "notebooks" / kind / f"{sheet}.ipynb", as_version=4)
+            book.cells = [c for c in book.cells if "solution" not in c.metadata.get("tags", [])]
+            nbformat.write(book, folder / f"{kind} {sheet}.ipynb")
     paths = [folder / f"{name}.ipynb" for name in SUBMISSIONS]
+    paths += [
+        folder / f"{kind} {sheet}.ipynb" for kind in ("solutions", "exercises") for sheet in SHEETS
+    ]
     paths += [folder / f"{name}.ipynb" for name in ("empty", "binary", "list", "unrelated", "none")]
     out = folder / "grades.csv"
-    main(["grade", *map(str, paths), "--out", str(out), "--seconds", "15"])
-    monkeypatch.undo()
+    main(["grade", *map(str, paths), "--out", str(out), "--seconds", "5", "--total", "12"])
     rows = {}
     with out.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -139,8 +182,8 @@ RIGHT = ["right"] * 3
     ("name", "expected", "text"),
     [
         ("good", RIGHT, ""),
-        ("endless cell", RIGHT, "Code cell 3 takes more than 15 seconds and was left out."),
-        ("endless function", ["right", "error", "right"], "takes more than 15 seconds"),
+        ("endless cell", RIGHT, "Code cell 3 takes more than 5 seconds and was left out."),
+        ("endless function", ["right", "error", "right"], "takes more than 5 seconds"),
         ("exit", RIGHT, ""),
         ("kills itself", RIGHT, "Code cell 3 ends its own process and was left out."),
         ("function kills itself", ["right", "error", "right"], "ends its own process"),
@@ -154,16 +197,19 @@ RIGHT = ["right"] * 3
         (
             "patched check",
             ["right", "wrong", "right"],
-            "Has the line `import fmtutorial.coursework.checking as checking`.",
+            "Imports fmtutorial.coursework.checking.",
         ),
         ("forged results", ["error"] * 3, "no results"),
-        ("borrowed", RIGHT, "Has the line `from fmtutorial.solvers import heun as heun_step`."),
+        ("borrowed", RIGHT, "Imports fmtutorial.solvers.heun."),
         ("reads input", RIGHT, ""),
         ("sparse", ["right", "error", "right"], "a plain one on the CPU is wanted"),
         ("meta", ["right", "error", "right"], "on the device meta"),
-        ("pipe", ["error"] * 3, "takes more than 15 seconds before the first cell."),
-        ("rewrites its progress", RIGHT, "takes more than 15 seconds and was left out."),
+        ("rewrites its progress", ["error"] * 3, "says far too much"),
         ("long error", ["right", "error", "right"], "ValueError"),
+        ("inline", RIGHT, ""),
+        ("magics", RIGHT, ""),
+        ("device", RIGHT, ""),
+        ("endless", ["error"] * 3, "It takes more than 12 seconds in all."),
         ("good again", RIGHT, ""),
     ],
 )
@@ -175,6 +221,29 @@ def test_submissions_get_clear_rows(graded, name, expected, text):
     for row, exercise in zip(rows, SHEETS[SHEET], strict=True):
         assert int(row["points"]) == (exercise.points if row["status"] == "right" else 0)
         assert int(row["of"]) == exercise.points
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_calls_of_the_packages_functions_get_a_remark(graded, name):
+    rows = graded[f"route {name}"]
+    assert statuses(rows) == RIGHT
+    assert "heun_step calls fmtutorial.solvers.steps.heun." in rows[0]["remarks"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_reading_the_packages_sources_gets_a_remark(graded, name):
+    assert "Reads the source of fmtutorial.solvers.steps." in graded[f"route {name}"][0]["remarks"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("solutions", "right"), ("exercises", "not attempted")]
+)
+@pytest.mark.parametrize("sheet", SHEETS)
+def test_our_own_sheets_are_graded_without_a_remark(graded, sheet, kind, status):
+    rows = graded[f"{kind} {sheet}"]
+    assert [row["exercise"] for row in rows] == [e.name for e in SHEETS[sheet]]
+    assert set(statuses(rows)) == {status}
+    assert {row["remarks"] for row in rows} == {""}
 
 
 @pytest.mark.parametrize(
@@ -205,9 +274,11 @@ def test_what_breaks_the_grader_is_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "verdicts_of", breaks)
     path = tmp_path / "a.ipynb"
     path.write_text(notebook([EULER]), encoding="utf-8")
-    (row,) = grading.grade(path, 0, Limits(5))
-    assert row.status == "error" and "RuntimeError: unforeseen" in row.text
-    assert row.text.isprintable()
+    rows = grading.grade(path, 0, Limits(5))
+    assert [row.of for row in rows] == [e.points for e in SHEETS[SHEET]]
+    for row in rows:
+        assert row.status == "error" and "RuntimeError: unforeseen" in row.text
+        assert row.text.isprintable()
 
 
 def test_folders_are_searched_and_editors_copies_left_out(tmp_path):
@@ -244,16 +315,6 @@ def test_the_sheet_is_the_one_that_is_checked():
         sheet_of(["check('solvers.unknown', f)"])
 
 
-def test_the_sheets_import_nothing_that_gets_a_remark():
-    sheets = sorted((ROOT / "notebooks" / "exercises").glob("*.py"))
-    lines = {
-        line
-        for path in sheets
-        for line in grading.IMPORTED.findall(path.read_text(encoding="utf-8"))
-    }
-    assert lines == grading.HANDED_OUT
-
-
 def test_huge_files_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "SIZE", 10)
     path = tmp_path / "big.ipynb"
@@ -262,27 +323,39 @@ def test_huge_files_are_not_read(tmp_path, monkeypatch):
         read_cells(path)
 
 
+NUMBERS = {"dtype": "float64", "shape": [1], "values": [0.5]}
+
+
 @pytest.mark.parametrize(
     "forged",
     [
-        b"",
-        b"not a file of torch",
-        [torch.zeros(2).to_sparse()] * 6,
-        [torch.zeros(2, device="meta")] * 6,
-        [torch.zeros(2)],  # too few
+        None,
+        3,
+        "right",
         {"a": 1},
         ["right"] * 6,
-        [{"kind": 1, "text": 2}] * 6,
+        [["right", ""]] * 6,
+        [["error", 2]] * 6,
+        [NUMBERS],  # too few
+        [NUMBERS | {"shape": [2**40]}] * 6,
+        [NUMBERS | {"dtype": "complex64"}] * 6,
+        [NUMBERS | {"dtype": []}] * 6,
+        [NUMBERS | {"values": ["x"]}] * 6,
+        [NUMBERS | {"values": [10**400]}] * 6,
+        [{"dtype": "float64"}] * 6,
     ],
 )
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
-def test_forged_files_are_no_results(tmp_path, forged):
-    path = tmp_path / "x.pt"
-    if isinstance(forged, bytes):
-        path.write_bytes(forged)
-    else:
-        torch.save(forged, path)
-    assert grading.read_outcomes(path, SHEETS[SHEET][0]) is None
+def test_forged_outcomes_are_none(forged):
+    with pytest.raises(ValueError, match="outcomes"):
+        unpacked(forged, 6)
+
+
+def test_what_a_worker_says_is_read_line_by_line():
+    deep = b"[" * 10**6
+    heard = grading.hear(
+        b'["at", "cell 1"]\n' + deep + b'\n{"a": 1}\n["at"]\n["remark", "x"]\n\xff'
+    )
+    assert (heard.place, heard.remarks, heard.outcomes) == ("cell 1", ["x"], {})
 
 
 def test_a_worker_that_never_starts_is_a_row(tmp_path, monkeypatch):

@@ -47,12 +47,12 @@ PARTS = {
     "solvers": ["steps", "grids", "fixed", "exponential", "adaptive", "__init__"],
     "images": [
         *["__init__", "data", "devices", "pictures", "batches", "classifier", "weights"],
-        *["sampling", "run", "bits", "command", "__main__"],
+        *["sampling", "settings", "run", "bits", "process", "options", "command", "__main__"],
     ],
     "coursework": [
-        *["exercises", "process", "diffusion", "digits", "flows", "matching", "paths", "reflow"],
-        *["solvers", "transport", "catalogue", "checking", "worker", "__init__", "grading"],
-        "__main__",
+        *["exercises", "diffusion", "digits", "flows", "matching", "paths", "reflow", "solvers"],
+        *["transport", "catalogue", "outcomes", "checking", "borrowing", "worker", "keeper"],
+        *["process", "__init__", "grading", "__main__"],
     ],
 }
 """The parts of a package, in an order in which each imports only from earlier ones."""

@@ -5,14 +5,17 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
 
 from fmtutorial.coursework.catalogue import SHEETS
-from fmtutorial.coursework.grading import Limits, Row, grade_all
-from fmtutorial.coursework.process import clean
+from fmtutorial.coursework.grading import Limits, Row, clean, grade_all
+from fmtutorial.fields import check_number
 
 FIELDS = [field.name for field in dataclasses.fields(Row)]
 
@@ -26,14 +29,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     what = "notebooks, or folders with notebooks in them, however deep"
     one.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION.ipynb", help=what)
     one.add_argument("--sheet", choices=SHEETS, help="left out: the one that a notebook checks")
-    one.add_argument("--seed", type=int, default=1, help="of the inputs (default: 1)")
-    one.add_argument("--out", type=Path, help="file to write, .csv or .json")
-    seconds, memory = Limits.seconds, Limits.memory / 2**30
-    text = f"for each cell and exercise ({seconds:g})"
-    one.add_argument("--seconds", type=float, default=seconds, help=text)
-    text = f"GB for each ({memory:g}; Linux only)"
-    one.add_argument("--memory", type=float, default=memory, help=text)
-    one.add_argument("--jobs", type=int, default=2, help="submissions at a time (2)")
+    one.add_argument("--out", type=Path, help="file to write, .csv or .json; replaced at the start")
+    limits = Limits()
+    for name, kind, low, high, default, text in (
+        ("--seed", int, -(2**63), 2**63 - 1, 1, "of the inputs (default: 1)"),
+        ("--seconds", float, 0.1, 1e6, limits.seconds, "for each cell and exercise (60)"),
+        ("--total", float, 0.1, 1e6, limits.total, "seconds for a submission in all (600)"),
+        ("--memory", float, 0.01, 1e6, limits.memory / 2**30, "GB for each (1; Linux only)"),
+        ("--jobs", int, 1, 1000, 2, "submissions at a time (2)"),
+    ):
+        one.add_argument(name, type=number(kind, low, high), default=default, help=text)
     options = parser.parse_args(arguments)
     if options.out and options.out.suffix not in (".csv", ".json"):
         parser.error("--out must end in .csv or .json")
@@ -42,10 +47,41 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def number(kind: type, low: float, high: float) -> Callable[[str], float]:
+    """Return what reads a number between two others from the command line."""
+
+    def read(text: str) -> float:
+        try:
+            check_number(value := kind(text), "it", low, high)
+        except ValueError as error:
+            wanted = "whole number" if kind is int else "number"
+            text = f"{text!r} is no {wanted} from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(text) from error
+        return value
+
+    return read
+
+
 def notebooks(paths: list[Path]) -> list[Path]:
-    """Return the notebooks among files and in folders, without the editors' copies."""
-    found = [sorted(p.rglob("*.ipynb")) if p.is_dir() else [p] for p in paths]
-    return [p for some in found for p in some if ".ipynb_checkpoints" not in p.parts]
+    """Return the notebooks among files and in folders, and the folders that lack one."""
+    return [p for path in paths for p in (inside(path) if path.is_dir() else [path])]
+
+
+def inside(folder: Path) -> list[Path]:
+    """Return the notebooks in a folder, however deep, or the folder itself if there is none.
+
+    A folder beside a notebook belongs to it and may lack one. Editors' copies are left out.
+    """
+    try:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX")))
+        below = {p: inside(p) for p in entries if p.is_dir() and not p.is_symlink()}
+    except (OSError, RecursionError):
+        return [folder]
+    here = [p for p in entries if p not in below and p.suffix.lower() == ".ipynb"]
+    lacking = {p for p, found in below.items() if found == [p]}
+    if not here and len(lacking) == len(below):
+        return [folder]
+    return here + [q for p in below if not (here and p in lacking) for q in below[p]]
 
 
 def write(path: Path, rows: list[Row]) -> None:
@@ -65,22 +101,38 @@ def write(path: Path, rows: list[Row]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Grade, print a table and write the file."""
     o = parse(arguments)
+    if not hasattr(os, "fork"):
+        sys.exit("grading needs Linux or macOS; on Windows, run it in WSL or in a container")
     if importlib.util.find_spec("IPython") is None:
         sys.exit("grading runs notebooks and needs IPython: pip install ipython")
-    rows, limits, paths = [], Limits(o.seconds, int(o.memory * 2**30)), notebooks(o.submissions)
-    graded = grade_all(paths, o.seed, limits, o.jobs, o.sheet)
-    for some in tqdm(graded, total=len(paths), unit="notebook", file=sys.stderr):
-        rows += some
-        if o.out:
-            write(o.out, rows)
-        points, of = sum(row.points for row in some), sum(row.of for row in some)
-        first = some[0]
-        name = clean(first.submission)
-        line = f"{name}  {first.sheet}  {points}/{of}  {first.seconds:.0f} s"
-        tqdm.write(f"{line}  {first.remarks}".rstrip())
-        for row in some:
-            if row.status != "right":
-                tqdm.write(f"    {row.exercise or 'file'}: {row.status}. {row.text}")
+    limits = Limits(o.seconds, int(o.memory * 2**30), o.total)
+    rows, paths = [], notebooks(o.submissions)
+    try:
+        with closing(grade_all(paths, o.seed, limits, o.jobs, o.sheet)) as graded:
+            if o.out:
+                write(o.out, rows)
+            for some in tqdm(graded, total=len(paths), unit="notebook", file=sys.stderr):
+                rows += some
+                if o.out:
+                    write(o.out, rows)
+                show(some)
+    except OSError as error:
+        sys.exit(f"{o.out} cannot be written: {error.strerror}")
+    except KeyboardInterrupt:
+        done = len({row.submission for row in rows})
+        print(f"stopped after {done} of {len(paths)} submissions", file=sys.stderr)
+        sys.exit(130)
+
+
+def show(rows: list[Row]) -> None:
+    """Print a line for a submission, and one for each exercise that is not right."""
+    points, of = sum(row.points for row in rows), sum(row.of for row in rows)
+    first = rows[0]
+    line = f"{clean(first.submission)}  {first.sheet}  {points}/{of}  {first.seconds:.0f} s"
+    tqdm.write(f"{line}  {first.remarks}".rstrip())
+    for row in rows:
+        if row.status != "right":
+            tqdm.write(f"    {row.exercise or 'file'}: {row.status}. {row.text}")
 
 
 if __name__ == "__main__":

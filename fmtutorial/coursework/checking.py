@@ -1,81 +1,19 @@
-"""From a student's function to a verdict in words: run it, compare, name the mistake."""
+"""From what a student's function gives to a verdict in words: compare, name the mistake."""
 
-import traceback
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
 
 import torch
 from torch import Tensor
 
 from fmtutorial.coursework.catalogue import exercise_called
 from fmtutorial.coursework.exercises import Exercise, Function
+from fmtutorial.coursework.outcomes import Outcome, Verdict, outcomes, plain_torch
 
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Relative to the largest entry: rounding over some hundred operations, with a wide margin."""
 
 
-class Verdict(NamedTuple):
-    """Status ("right", "wrong", "error" or "not attempted") and a text for the student."""
-
-    status: str
-    text: str
-
-
-Outcome = Tensor | dict[str, str]
-"""Of one case: what the function returned, or the kind and text of what went wrong."""
-
-
-def outcomes(exercise: Exercise, function: Function, seed: int) -> list[Outcome]:
-    """Call a function with the arguments of every case."""
-    return [
-        _outcome(function, arguments, exercise.trains) for arguments in exercise.arguments(seed)
-    ]
-
-
-def _outcome(function: Function, arguments: tuple, trains: bool) -> Outcome:
-    given = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
-    try:
-        value = function(*given)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, NotImplementedError) and not error.args:  # torch's own has a text
-            return {"kind": "not attempted", "text": ""}
-        text = f"{_place(error, function)}{type(error).__name__}: {error}"
-        return {"kind": "error", "text": text[:500]}
-    if value is None:
-        return {"kind": "error", "text": "It returns nothing. Is there a return in it?"}
-    if not isinstance(value, Tensor):
-        text = f"It returns a {type(value).__name__}, and a tensor is wanted."
-        return {"kind": "error", "text": text}
-    if value.layout != torch.strided or value.device.type != "cpu":
-        text = f"It returns a tensor of layout {value.layout} on the device {value.device}; "
-        return {"kind": "error", "text": f"{text}a plain one on the CPU is wanted."}
-    changed = [
-        i + 1
-        for i, (a, b) in enumerate(zip(arguments, given, strict=True))
-        if isinstance(a, Tensor) and not torch.equal(a, b)
-    ]
-    if changed:
-        text = f"It changes its argument number {changed[0]} in place. Work on a copy."
-        return {"kind": "error", "text": text}
-    if trains and not value.requires_grad:
-        text = "The loss has no gradient. Is there a detach, a no_grad or an item on its way?"
-        return {"kind": "error", "text": text}
-    return value.detach()
-
-
-def _place(error: BaseException, function: Callable[..., Any]) -> str:
-    """Name the line of the student's code that an exception came from."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return ""
-    steps = traceback.extract_tb(error.__traceback__)
-    own = [step for step in steps if step.filename == code.co_filename]
-    if not own:
-        return "The call itself failed. Are the arguments those of the sheet? "
-    line = own[-1].lineno - code.co_firstlineno + 1
-    return f"Line {line} of {own[-1].name}, `{own[-1].line}`, raised "
-
-
+@plain_torch()
 def judge(exercise: Exercise, found: list[Outcome], seed: int) -> Verdict:
     """Compare what a function returned with the right answer, and say what it looks like.
 
@@ -84,21 +22,20 @@ def judge(exercise: Exercise, found: list[Outcome], seed: int) -> Verdict:
         found: an outcome for each case.
         seed: with which the arguments were drawn.
     """
-    kinds = [None if isinstance(one, Tensor) else one["kind"] for one in found]
-    if "not attempted" in kinds:
+    if any(isinstance(one, Verdict) and one.status == "not attempted" for one in found):
         return Verdict("not attempted", "not attempted")
-    truth = outcomes(exercise, exercise.answer, seed)
+    truth = _known(exercise, exercise.answer, seed)
     right = [_same(one, other) for one, other in zip(found, truth, strict=True)]
     if all(right):
         return Verdict("right", f"right in all {len(found)} cases")
     for hint, mistake in exercise.mistakes.items():
-        if _all_alike(found, outcomes(exercise, mistake, seed)):
+        if _all_alike(found, _known(exercise, mistake, seed)):
             return Verdict("wrong", f"not yet. {hint}")
     first = right.index(False)
     count = f"right in {sum(right)} of {len(found)} cases" if any(right) else "not yet"
     where = f"{count}. With {_shapes(exercise.arguments(seed)[first])}: "
-    if kinds[first] == "error":
-        return Verdict("error", f"{where}{found[first]['text']}")
+    if isinstance(found[first], Verdict):
+        return Verdict("error", where + found[first].text)
     if found[first].shape != truth[first].shape:
         shapes = f"{tuple(found[first].shape)}, wanted is {tuple(truth[first].shape)}."
         return Verdict("wrong", f"{where}the result has shape {shapes}")
@@ -106,6 +43,12 @@ def judge(exercise: Exercise, found: list[Outcome], seed: int) -> Verdict:
         types = f"{found[first].dtype}, wanted is {truth[first].dtype}".replace("torch.", "")
         return Verdict("wrong", f"{where}the result is {types}.")
     return Verdict("wrong", where + _size(found, truth, first))
+
+
+@functools.lru_cache(1024)
+def _known(exercise: Exercise, function: Function, seed: int) -> list[Outcome]:
+    """What the right answer or a mistake gives, worked out once for a whole class."""
+    return outcomes(exercise, function, seed)
 
 
 def _shapes(arguments: tuple) -> str:
@@ -123,7 +66,7 @@ def _same(one: Outcome, other: Outcome) -> bool:
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.is_complex():
+    if one.shape != other.shape:
         return False
     one, wide = one.double(), other.double()
     finite = one.isfinite() & wide.isfinite()

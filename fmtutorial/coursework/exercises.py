@@ -137,7 +137,7 @@ class Exercise:
     name: str
     answer: Function
     draw: Callable[[Draw], tuple]
-    mistakes: dict[str, Function] = field(default_factory=dict)
+    mistakes: dict[str, Function] = field(default_factory=dict, hash=False)
     settings: tuple[Setting, ...] = SETTINGS
     points: int = 1
     trains: bool = False

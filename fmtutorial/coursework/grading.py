@@ -1,34 +1,27 @@
 """Grade submitted notebooks: run each in its own process, judge what its functions return."""
 
-import io
 import json
 import re
-import tempfile
+import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
-import torch
-
 from fmtutorial.coursework.catalogue import EXERCISES, SHEETS
-from fmtutorial.coursework.checking import Outcome, Verdict, judge
+from fmtutorial.coursework.checking import judge
 from fmtutorial.coursework.exercises import Exercise
-from fmtutorial.coursework.process import SIZE, clean, loads, read_bytes, run
+from fmtutorial.coursework.outcomes import Verdict, unpacked
+from fmtutorial.coursework.process import Keeper, Lost
 
-ATTEMPTS = 6
-"""How often a notebook is started again without what broke it."""
+SIZE = 2**26
+"""Bytes of a notebook, at most."""
 
 NAMED = re.compile(r"""check\(\s*["'](\w+\.\w+)["']""")
-IMPORTED = re.compile(r"^\s*((?:from|import)\s+fmtutorial.*?)\s*$", re.MULTILINE)
-HANDED_OUT = {
-    "from fmtutorial.coursework import check",
-    "from fmtutorial.images.classifier import digit_classifier",
-    "from fmtutorial.images.data import dequantise, small_digits",
-}
-"""What the sheets themselves import; anything else of the package gets a remark."""
 
 
 class Unreadable(Exception):
@@ -37,15 +30,16 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one submission: seconds for each cell and each exercise, bytes of memory."""
+    """Of a submission: seconds for each cell and exercise, bytes of memory, seconds in all."""
 
     seconds: float = 60.0
     memory: int = 2**30
+    total: float = 600.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: an exercise of a submission, or a file that could not be graded."""
+    """One line of the table: an exercise of a submission, or a file of an unknown sheet."""
 
     submission: str
     sheet: str
@@ -58,6 +52,17 @@ class Row:
     seconds: float
 
 
+@dataclass
+class Heard:
+    """What a worker said: where it was last, what failed, what functions there are and gave."""
+
+    place: str = ""
+    errors: dict[str, str] = field(default_factory=dict)
+    functions: list[str] = field(default_factory=list)
+    outcomes: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
 def read_cells(path: Path) -> list[str]:
     """Return the code cells of a notebook.
 
@@ -65,9 +70,15 @@ def read_cells(path: Path) -> list[str]:
         Unreadable: it is none.
     """
     try:
-        if path.stat().st_size > SIZE:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise Unreadable("there is no notebook in this folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable("this is no plain file")
+        if status.st_size > SIZE:
             raise Unreadable(f"the file has more than {SIZE // 2**20} MB")
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            notebook = json.loads(file.read(SIZE).decode("utf-8-sig"))
         code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         cells = [cell["source"] for cell in code]
         return [cell if isinstance(cell, str) else "".join(cell) for cell in cells]
@@ -101,108 +112,131 @@ def grade(path: Path, seed: int, limits: Limits, sheet: str | None = None) -> li
         sheet: a name of ``SHEETS``; by default what the notebook's own checks name.
 
     Returns:
-        A row for each exercise of the sheet, or one that says why there are none.
+        A row for each exercise of the sheet, or one if it is not known which sheet it is.
     """
-    try:
-        return _grade(path, seed, limits, sheet)
-    except Unreadable as error:
-        return [Row(str(path), sheet or "", "", "unreadable", 0, 0, str(error), "", 0.0)]
-    except Exception as error:
-        text = clean(f"it broke the grader: {type(error).__name__}: {error}")
-        return [Row(str(path), sheet or "", "", "error", 0, 0, text, "", 0.0)]
-
-
-def _grade(path: Path, seed: int, limits: Limits, sheet: str | None) -> list[Row]:
-    cells = read_cells(path)
-    sheet = sheet or sheet_of(cells)
-    started = time.perf_counter()
-    verdicts, remarks = verdicts_of(cells, SHEETS[sheet], seed, limits)
-    seconds = time.perf_counter() - started
-    borrowed = {line for cell in cells for line in IMPORTED.findall(cell)} - HANDED_OUT
-    remarks += [f"Has the line `{line}`." for line in sorted(borrowed)]
-    rows = []
-    for exercise in SHEETS[sheet]:
-        status, text = verdicts[exercise.name]
-        points = exercise.points if status == "right" else 0
-        what = str(path), sheet, exercise.name, status, points, exercise.points, clean(text)
-        rows.append(Row(*what, clean(" ".join(remarks)), round(seconds, 1)))
-    return rows
-
-
-def verdicts_of(
-    cells: list[str], sheet: tuple[Exercise, ...], seed: int, limits: Limits
-) -> tuple[dict[str, Verdict], list[str]]:
-    """Run cells until every exercise has a verdict, each time without what broke the last run."""
-    left, verdicts, remarks = dict(enumerate(cells, start=1)), {}, []
-    missing = "It could not be run: too much had to be left out."
-    for _ in range(ATTEMPTS):
-        wanted = [exercise for exercise in sheet if exercise.name not in verdicts]
-        with tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
-            job = {"cells": left, "seed": seed, "memory": limits.memory}
-            job["exercises"] = [exercise.name for exercise in wanted]
-            (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-            places = ["start", *(f"cell {number}" for number in left), *job["exercises"], "done"]
-            place, why = run(folder, places, limits.seconds)
-            about = loads(folder / "cells.json")
-            for exercise in wanted:
-                if (folder / f"{exercise.name}.pt").is_file():
-                    found = read_outcomes(folder / f"{exercise.name}.pt", exercise)
-                    verdicts[exercise.name] = verdict_on(exercise, found, seed, about)
-        if place == "done":
-            break
-        if place in EXERCISES:
-            verdicts[place] = Verdict("error", f"The function {why}.")
-        elif place.startswith("cell "):
-            left.pop(int(place.split()[1]), None)
-            remarks.append(f"Code {place} {why} and was left out.")
-        else:
-            missing = f"It could not be run: the interpreter {why} before the first cell."
-            break
-    for exercise in sheet:
-        verdicts.setdefault(exercise.name, Verdict("error", missing))
-    return verdicts, remarks
-
-
-def verdict_on(
-    exercise: Exercise, found: list[Outcome] | None, seed: int, about: dict[str, Any]
-) -> Verdict:
-    """Judge the outcomes of an exercise, or say why there are none."""
-    if found is None:
-        return Verdict("error", "What its process wrote are no results.")
-    if found:
-        return judge(exercise, found, seed)
-    functions, errors = about.get("functions"), about.get("errors")
-    functions = [str(name) for name in functions] if isinstance(functions, list) else []
-    others = sorted(set(functions) - {e.function for e in EXERCISES.values()})
-    text = f"There is no function {exercise.function}."
-    if others:
-        text += f" Was it renamed? There is {', '.join(others[:5])}."
-    if isinstance(errors, dict):
-        text += "".join(f" Code cell {k}: {v}." for k, v in list(errors.items())[:3])
-    return Verdict("missing", text)
-
-
-def read_outcomes(path: Path, exercise: Exercise) -> list[Outcome] | None:
-    """Return an outcome for each case, nothing if the function is missing, None if it is forged."""
-    try:
-        found = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
-    except Exception:  # whatever a forged file does to the reader
-        return None
-    if not isinstance(found, list) or len(found) not in (0, len(exercise.settings)):
-        return None
-    for one in found:
-        if isinstance(one, dict):
-            if not all(isinstance(one.get(key), str) for key in ("kind", "text")):
-                return None
-        elif not isinstance(one, torch.Tensor) or one.layout != torch.strided or one.is_meta:
-            return None
-    return found
+    return next(iter(grade_all([path], seed, limits, 1, sheet)))
 
 
 def grade_all(
     paths: list[Path], seed: int, limits: Limits, jobs: int = 2, sheet: str | None = None
 ) -> Iterator[list[Row]]:
     """Grade submissions several at a time; yield the rows of each in the order given."""
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(lambda path: grade(path, seed, limits, sheet), paths)
+    idle: SimpleQueue[Keeper] = SimpleQueue()
+
+    def one(path: Path) -> list[Row]:
+        keeper = idle.get()
+        try:
+            return _grade(path, seed, limits, sheet, keeper)
+        finally:
+            idle.put(keeper)
+
+    with ThreadPoolExecutor(jobs) as pool, ExitStack() as keepers:  # which are closed first
+        for _ in range(jobs):
+            idle.put(keepers.enter_context(closing(Keeper())))
+        yield from pool.map(one, paths)
+
+
+def _grade(path: Path, seed: int, limits: Limits, sheet: str | None, keeper: Keeper) -> list[Row]:
+    started, verdicts, remarks = time.perf_counter(), {}, []
+    rest = Verdict("error", "It could not be run.")
+    try:
+        cells = read_cells(path)
+        sheet = sheet or sheet_of(cells)
+        verdicts, remarks = verdicts_of(cells, SHEETS[sheet], seed, limits, keeper)
+    except Unreadable as error:
+        rest = Verdict("unreadable", str(error))
+    except Exception as error:
+        rest = Verdict("error", f"It broke the grader: {type(error).__name__}: {error}")
+    about = clean(" ".join(remarks)), round(time.perf_counter() - started, 1)
+    rows = []
+    for exercise in SHEETS.get(sheet or "", ()):
+        status, text = verdicts.get(exercise.name, rest)
+        points = exercise.points if status == "right" else 0
+        what = str(path), sheet, exercise.name, status, points, exercise.points, clean(text)
+        rows.append(Row(*what, *about))
+    return rows or [Row(str(path), "", "", rest.status, 0, 0, clean(rest.text), *about)]
+
+
+def verdicts_of(
+    cells: list[str], sheet: tuple[Exercise, ...], seed: int, limits: Limits, keeper: Keeper
+) -> tuple[dict[str, Verdict], list[str]]:
+    """Run cells until every exercise has a verdict, each time without what broke the last run."""
+    left = {str(number): cell for number, cell in enumerate(cells, start=1)}
+    verdicts: dict[str, Verdict] = {}
+    remarks, missing = [], "What its process said are no results."
+    end = time.monotonic() + limits.total
+    while wanted := [exercise for exercise in sheet if exercise.name not in verdicts]:
+        job = {"cells": left, "exercises": [exercise.name for exercise in wanted], "seed": seed}
+        job |= {"seconds": limits.seconds, "memory": limits.memory}
+        try:
+            said, why = keeper.ask(job | {"total": max(end - time.monotonic(), 0.0)})
+        except Lost:
+            missing = "The process that watches over it is gone."
+            break
+        heard = hear(said)
+        for exercise in wanted:
+            if exercise.name in heard.outcomes:
+                verdicts[exercise.name] = verdict_on(exercise, heard, seed)
+        remarks += heard.remarks
+        name, _, cell = heard.place.partition(" ")
+        if time.monotonic() > end:
+            missing = f"It takes more than {limits.total:g} seconds in all."
+            break
+        if not why:
+            break
+        if name in job["exercises"]:
+            verdicts.setdefault(name, Verdict("error", f"The function {why}."))
+        elif left.pop(cell, None) is not None:
+            remarks.append(f"Code cell {cell} {why} and was left out.")
+        else:
+            missing = f"It could not be run: its process {why}."
+            break
+    for exercise in sheet:
+        verdicts.setdefault(exercise.name, Verdict("error", missing))
+    return verdicts, list(dict.fromkeys(remarks))
+
+
+def hear(said: bytes) -> Heard:
+    """Read what a worker said, and skip what makes no sense."""
+    heard = Heard()
+    for line in said.splitlines():
+        try:
+            words = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        match words:
+            case ["at", str(place)]:
+                heard.place = place
+            case ["error", str(cell), str(text)]:
+                heard.errors[cell] = text
+            case ["functions", [*names]]:
+                heard.functions = [str(name) for name in names]
+            case ["outcomes", str(name), found]:
+                heard.outcomes[name] = found
+            case ["remark", str(text)]:
+                heard.remarks.append(text)
+    return heard
+
+
+def verdict_on(exercise: Exercise, heard: Heard, seed: int) -> Verdict:
+    """Judge the outcomes of an exercise, or say why there are none."""
+    try:
+        found = unpacked(heard.outcomes[exercise.name], len(exercise.settings))
+        if found:
+            return judge(exercise, found, seed)
+    except ValueError:
+        return Verdict("error", "What its process said are no results.")
+    except Exception as error:
+        return Verdict("error", f"It broke the grader: {type(error).__name__}: {error}")
+    others = sorted(set(heard.functions) - {e.function for e in EXERCISES.values()})
+    text = f"There is no function {exercise.function}."
+    if others:
+        text += f" Was it renamed? There is {', '.join(others[:5])}."
+    text += "".join(f" Code cell {k}: {v}." for k, v in list(heard.errors.items())[:3])
+    return Verdict("missing", text)
+
+
+def clean(text: str) -> str:
+    """Return one line of at most 1000 characters that any terminal and table can show."""
+    text = text[:1000].encode(errors="replace").decode()
+    return "".join(c if c.isprintable() else " " for c in text)
