@@ -32,12 +32,9 @@ def check_types(weight: Tensor, x: Tensor, *times: Tensor) -> None:
         TypeError: x has another floating-point type, or a time one of more digits.
     """
     wanted, device = weight.dtype, x.device.type
-    # autocast converts between two types
-    known = (
-        {wanted, torch.get_autocast_dtype(device)}
-        if torch.is_autocast_enabled(device)
-        else {wanted}
-    )
+    known = {wanted}
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        known.add(torch.get_autocast_dtype(device))  # it converts between the two
     for name, value, fits in (
         ("x", x, x.dtype in known),
         *(("t", t, torch.promote_types(t.dtype, wanted) in known) for t in times),
