@@ -10,59 +10,19 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from fmtutorial.checkpoints import load_checkpoint, save_checkpoint
-from fmtutorial.images.batches import CLASSES, digit_batch, digit_loss
-from fmtutorial.images.data import DATA, Digits
-from fmtutorial.images.devices import PRECISIONS
+from fmtutorial.checkpoints import check_form, load_checkpoint, save_checkpoint
+from fmtutorial.images.batches import digit_batch, digit_loss
+from fmtutorial.images.data import Digits
+from fmtutorial.images.devices import PRECISIONS, check_device
+from fmtutorial.images.settings import MOST_STEPS, Settings
 from fmtutorial.images.weights import NETWORKS
 from fmtutorial.training import EMA, TrainingStep, train
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a run was started with; its checkpoint keeps them for whoever resumes.
-
-    See ``python -m fmtutorial.images train --help`` for each of them.
-
-    Raises:
-        ValueError: an unknown name of data, network or precision.
-    """
-
-    data: str = "full"
-    network: str = "unet"
-    width: int | None = None
-    steps: int = 12_000
-    batch: int = 128
-    learning_rate: float = 2e-3
-    warm_up: int = 200
-    max_gradient_norm: float = 1.0
-    ema_decay: float = 0.999
-    pairing: str = "independent"
-    times: str = "logit-normal"
-    label_dropout: float = 0.1
-    precision: str = "float32"
-    compile: bool = False
-    checkpointing: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, known in (("data", DATA), ("network", NETWORKS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f'unknown {name} "{getattr(self, name)}"; choose from {", ".join(known)}'
-                )
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """With which the network is built."""
-        return {"labels": CLASSES} | ({} if self.width is None else {"width": self.width})
 
 
 class Run:
@@ -83,19 +43,21 @@ class Run:
         )
         self.network = network.to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.network, settings.ema_decay)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), settings.learning_rate, weight_decay=0.0, fused=True
+        )
         self.scaler = GradScaler(device.type, enabled=settings.precision == "float16")
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all.
+        """Write a checkpoint, whole or not at all; the settings say what it does not hold.
 
         Raises:
             OSError: the disk is full; the former checkpoint is still there.
         """
         state = {
-            "network": self.network.state_dict(),
-            "average": self.ema.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "network": dict(self.network.state_dict()),
+            "average": dict(self.ema.network.state_dict()),
+            "optimizer": {"state": self.optimizer.state_dict()["state"]},
             "scaler": self.scaler.state_dict(),
             "updates": self.ema.updates,
             "done": self.done,
@@ -108,23 +70,29 @@ class Run:
     def load(cls, path: Path, device: torch.device) -> "Run":
         """Return the run that a checkpoint holds, to go on with.
 
+        Nothing is built before all that it holds is what its settings ask for.
+
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: it is truncated, or not one of a run.
+            ValueError: it is truncated, damaged, or not one of a run.
         """
+        check_device(device)
         state = load_checkpoint(path)
         try:
-            if not isinstance(state, dict):
-                raise TypeError(f"it holds a {type(state).__name__}")
-            run = cls(Settings(**state["settings"]), device)
-            run.network.load_state_dict(state["network"])
-            run.ema.network.load_state_dict(state["average"])
-            run.optimizer.load_state_dict(state["optimizer"])
-            run.scaler.load_state_dict(state["scaler"])
-            run.ema.updates, run.done = state["updates"], state["done"]
-            run.seconds = state["seconds"]
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"{path} is not the checkpoint of a run: {error!r}") from error
+            settings = settings_of(state, device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is not the checkpoint of a run: {error}") from error
+        run = cls(settings, device)
+        run.network.load_state_dict(state["network"])
+        run.ema.network.load_state_dict(state["average"])
+        run.scaler.load_state_dict(state["scaler"])
+        moments = state["optimizer"]["state"]
+        for i, p in enumerate(run.network.parameters() if moments else ()):
+            # in the layout of the parameter, which a fused step takes for granted
+            run.optimizer.state[p] = {k: torch.empty_like(p).copy_(moments[i][k]) for k in MOMENTS}
+            run.optimizer.state[p]["step"] = moments[i]["step"].to(device)
+        run.ema.updates, run.done = state["updates"], state["done"]
+        run.seconds = state["seconds"]
         return run
 
     def steps(self, digits: Digits, shard: tuple[int, int] = (0, 1)) -> Iterator[TrainingStep]:
@@ -159,16 +127,74 @@ class Run:
             self.network,
             loss,
             s.steps,
-            s.learning_rate,
-            self.ema,
-            s.warm_up,
-            s.max_gradient_norm,
-            self.optimizer,
-            self.scaler,
-            self.done,
+            ema=self.ema,
+            warm_up=s.warm_up,
+            max_gradient_norm=s.max_gradient_norm,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            done=self.done,
         ):
             self.done, self.seconds = step.number, time.perf_counter() - started
             yield step
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of AdamW: running means of the gradients and of their squares."""
+
+
+def settings_of(state: object, device: torch.device) -> Settings:
+    """Return the settings in a checkpoint, if all else in it belongs to a run with them.
+
+    Args:
+        state: what the file holds.
+        device: where the run is to go on.
+
+    Raises:
+        TypeError: a setting is of another type.
+        ValueError: something is missing, of another form, not finite or outside its range.
+    """
+    names, kept = {field.name for field in dataclasses.fields(Settings)}, None
+    if type(state) is dict:
+        kept = state.get("settings")
+    if type(kept) is not dict or kept.keys() != names:
+        raise ValueError("it holds no settings, or those of another version")
+    settings = Settings(**kept)
+    with torch.device("meta"):
+        network = NETWORKS[settings.network](**settings.arguments)
+    scaler = GradScaler(device.type, enabled=settings.precision == "float16")
+    moment = {"step": torch.empty((), device="meta")}
+    moments = {
+        i: moment | dict.fromkeys(MOMENTS, p.data) for i, p in enumerate(network.parameters())
+    }
+    if state.get("optimizer") == {"state": {}}:  # before the first step that was not skipped
+        moments = {}
+    weights = dict(network.state_dict())
+    expected = {
+        "network": weights,
+        "average": weights,
+        "optimizer": {"state": moments},
+        "scaler": scaler.state_dict(),
+        "updates": 0,
+        "done": 0,
+        "seconds": 0.0,
+        "settings": kept,
+    }
+    check_form(state, expected)
+    done, found = state["done"], state["optimizer"]["state"].values()
+    if not (0 <= done <= settings.steps and state["updates"] == done and state["seconds"] >= 0):
+        raise ValueError(f"{done} steps done of {settings.steps}, {state['updates']} averaged")
+    taken = {one["step"].item() for one in found} or {0.0}
+    least = 0 if scaler.is_enabled() else done  # a scaler skips steps
+    if len(taken) > 1 or not all(least <= n <= done and n.is_integer() for n in taken):
+        raise ValueError(f"the optimizer took {sorted(taken)} steps, and the run {done}")
+    if any(bool((one["exp_avg_sq"] < 0).any()) for one in found):
+        raise ValueError("a mean of squares is negative")
+    for name, value in scaler.state_dict().items():
+        here = state["scaler"][name]
+        inside = {"scale": here > 0, "_growth_tracker": 0 <= here < scaler.get_growth_interval()}
+        if not inside.get(name, here == value):
+            raise ValueError(f"the scaler's {name} is {here}")
+    return settings
 
 
 def steps_within(
@@ -186,7 +212,8 @@ def steps_within(
     """
     run = Run(dataclasses.replace(settings, steps=1_000_000), digits.images.device)
     marks = [time.perf_counter() for _ in islice(run.steps(digits, shard), 12)]
-    steps = max(1, round(60 * minutes * 8 / (marks[-1] - marks[3])))
+    fit = 60 * minutes * 8 / max(marks[-1] - marks[3], 1e-9)  # of a clock that may stand still
+    steps = round(min(max(1, fit), MOST_STEPS))
     if shard[1] > 1:
         answer = [steps]
         dist.broadcast_object_list(answer)
@@ -203,7 +230,18 @@ def join(device: torch.device) -> tuple[torch.device, tuple[int, int]]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device, (0, 1)
     if device.type == "cuda":
+        if "LOCAL_RANK" not in os.environ:
+            raise ValueError("WORLD_SIZE is set without LOCAL_RANK: start with torchrun")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, (dist.get_rank(), dist.get_world_size())
+
+
+def largest(number: int, device: torch.device, shard: tuple[int, int]) -> int:
+    """Return the largest of a number that each process of a run has, in all of them at once."""
+    if shard[1] == 1:
+        return number
+    answer = torch.tensor(number, device=device)
+    dist.all_reduce(answer, dist.ReduceOp.MAX)
+    return int(answer)
