@@ -123,7 +123,7 @@ def number(x, low=-INF, high=INF, ends=()):
     types |= {"tensor": torch.tensor(x)}
     outside = {"below": low - 1, "above": high + 1, "inf": INF, "-inf": -INF, "huge": 10**400}
     outside |= {f"end {end}": end for end in ends}
-    return Argument(x, types | outside, same={"numpy": np.float64(x)})
+    return Argument(x, types | outside, same={"double": np.float64(x), "single": np.float32(x)})
 
 
 def name(word):
@@ -1166,7 +1166,8 @@ NEEDS_SAMPLES = {
     *(f"couplings.{name}" for name in ("exact_ot", "independent", "sinkhorn", "within_labels")),
     *(f"couplings.{name}" for name in ("sinkhorn_kernel", "sinkhorn_log")),
     "diffusion.noise_prediction_loss",
-    *(f"images.classifier.{name}" for name in ("digit_distance", "score_digits")),
+    *(f"images.classifier.{name}" for name in ("class_spread", "digit_distance")),
+    "images.classifier.score_digits",
     *(f"images.pictures.{name}" for name in ("encode", "show_pixels", "tile")),
     *(f"losses.{name}" for name in ("flow_matching_loss", "mean_squared_norm")),
     *(f"metrics.{name}" for name in ("energy_distance", "frechet_distance", "fresh_ratio")),

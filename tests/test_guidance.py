@@ -118,3 +118,13 @@ def test_a_copy_in_another_process_gives_the_same(scale):
 def test_every_sample_needs_a_label():
     with pytest.raises(ValueError, match=r"x has shape \(3, 2\) and the labels \(5,\)"):
         guided(Shifted(), LABEL, 2.0)(torch.ones(3, 2), torch.ones(3))
+
+
+@pytest.mark.parametrize("nothing", [None, torch.ones(5), torch.ones(5, 2).long()], ids=range(3))
+@pytest.mark.parametrize("without", [True, False])
+def test_both_answers_of_the_network_are_looked_at(nothing, without):
+    def network(x, t, label):
+        return nothing if (label is None) == without else x
+
+    with pytest.raises((TypeError, ValueError), match="^v (is|has)"):
+        guided(network, LABEL, 2.0)(torch.ones(5, 2), torch.ones(5))
