@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fmtutorial.images.classifier import (
     DigitClassifier,
     class_spread,
     digit_classifier,
+    digit_distance,
     score_digits,
 )
 from fmtutorial.images.data import dequantise, small_digits
@@ -86,6 +88,10 @@ def test_the_reference_is_of_the_training_digits():
     assert score_digits(*train).frechet < 0.01 * reference.moments.covariance.trace()
 
 
+FAR = "beyond a fifth of the digits' variance"
+
+
+@pytest.mark.filterwarnings("ignore:a Fréchet distance")
 def test_noise_is_far_away(shipped, scores, generator):
     noise = torch.randint(0, 256, (1000, 28, 28), dtype=torch.uint8, generator=generator)
     found = score_digits(noise, shipped.labels)
@@ -94,8 +100,58 @@ def test_noise_is_far_away(shipped, scores, generator):
     assert found.accuracy < 0.3
 
 
+@pytest.mark.filterwarnings("ignore:a Fréchet distance")
 def test_light_on_dark_matters(shipped, scores):
     assert score_digits(255 - shipped.images, shipped.labels).frechet > 20 * scores.frechet
+
+
+def said(images):
+    """The distance of images, and what a warning says of it."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        distance = digit_distance(images)
+    return distance, " ".join(str(w.message) for w in found)
+
+
+def test_a_distance_needs_no_labels(shipped, scores):
+    """And of real digits, 100 of each class, it says nothing."""
+    assert said(shipped.images) == (scores.frechet, "")
+    assert "too few" not in said(shipped.images[:65])[1]
+
+
+def test_a_distance_of_few_digits_says_so(shipped, scores):
+    distance, why = said(shipped.images[:64])
+    assert distance > 5 * scores.frechet and "64 digits are too few for 64 features" in why
+    for n in (0, 1):
+        with pytest.raises(ValueError, match=f"two or more images, not {n}"):
+            digit_distance(shipped.images[:n])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_distance_of_other_shares_says_so(shipped, scores, share):
+    """Real digits, but hardly a three among them, or too many: far from all the digits."""
+    three = torch.nonzero(shipped.labels == 3).flatten()
+    others = torch.nonzero(shipped.labels != 3).flatten()
+    rows = others if share == 0 else torch.cat([three, others[: int(100 * (1 - share) / share)]])
+    distance, why = said(shipped.images[rows])
+    assert distance > 5 * scores.frechet
+    assert "it also measures the shares of the classes" in why and FAR not in why
+    # six hundredths instead of a tenth: nothing is said
+    assert said(shipped.images[torch.cat([others, three[:60]])])[1] == ""
+
+
+def test_a_distance_does_not_rank_what_is_far_from_digits(shipped, generator):
+    """Blurred digits are read, noisy ones are not, and the distance puts these first."""
+    grey = shipped.images.float()
+    blurred = torch.nn.functional.avg_pool2d(grey[:, None], 3, 1, 1)[:, 0].byte()
+    noisy = (grey + 100 * torch.randn(grey.shape, generator=generator)).clamp(0, 255).byte()
+    distances, reasons = zip(said(blurred), said(noisy), strict=True)
+    assert distances[1] < distances[0]
+    assert all(FAR in why for why in reasons)
+    with pytest.warns(UserWarning, match=FAR) as found:
+        read = [score_digits(x, shipped.labels).accuracy for x in (blurred, noisy)]
+    assert read[0] > 0.95 and read[1] < 0.85
+    assert {w.filename for w in found} == {__file__}  # where the scores were asked for
 
 
 def test_a_collapsed_class_shows_in_its_spread(shipped, scores):
@@ -190,6 +246,18 @@ def test_a_class_without_a_spread_is_refused(shipped, left):
     keep[rows] = False
     with pytest.raises(ValueError, match="two or more images of each of the ten classes"):
         score_digits(shipped.images[keep], shipped.labels[keep])
+
+
+def test_wrong_labels_are_refused(shipped):
+    for wrong, match in (
+        (shipped.labels.float(), "labels have dtype torch.float32; pass torch.int64"),
+        (shipped.labels.tolist(), "labels are "),
+    ):
+        with pytest.raises(TypeError, match=match):
+            score_digits(shipped.images, wrong)
+    for wrong in (shipped.labels[:-1], shipped.labels[:, None], shipped.labels + 1):
+        with pytest.raises(ValueError, match="labels "):
+            score_digits(shipped.images, wrong)
 
 
 def test_the_benchmark_measured_what_is_shipped(scores):

@@ -87,7 +87,30 @@ def test_pixels_by_hand():
     assert pixels.flatten().tolist() == [0, 0, 0, 1, 0, 127, 128, 255, 255, 255]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_pixels_of_other_precisions(dtype):
+    """Of numbers that the precision has; 1 + x has more digits than bfloat16's eight."""
+    x = ((ALL.double() + 0.5) / 128 - 1)[:, None].to(dtype)
+    exact = ((x.double() + 1) * 128).floor().clamp(0, 255).byte()[:, 0]
+    assert torch.equal(to_pixels(x), exact)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_grey_level_stands_for_what_is_not_finite(value):
+    x = torch.zeros(2, 1, 3, 3)
+    x[1, 0, 2, 1] = value
+    with pytest.raises(ValueError, match="x holds NaN or infinity"):
+        to_pixels(x)
+
+
+def test_no_images_are_images():
+    assert dequantise(ALL[:0]).shape == (0, 1, 1, 1)
+    assert to_pixels(torch.zeros(0, 1, 2, 3)).shape == (0, 2, 3)
+
+
 def test_wrong_images_are_refused():
+    with pytest.raises(ValueError, match="no batch dimension"):
+        dequantise(torch.tensor(3, dtype=torch.uint8))
     for wrong in (ALL.float(), ALL.long(), ALL.bool()):
         with pytest.raises(TypeError, match=f"images have dtype {wrong.dtype}; pass torch.uint8"):
             dequantise(wrong)

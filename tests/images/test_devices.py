@@ -5,7 +5,13 @@ import warnings
 import pytest
 import torch
 
-from fmtutorial.images.devices import PRECISIONS, autocast, fast_precision, precision_named
+from fmtutorial.images.devices import (
+    PRECISIONS,
+    autocast,
+    fast_precision,
+    in_precision,
+    precision_named,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -68,6 +74,14 @@ def test_other_devices_train_in_float32(monkeypatch, kind):
     """Whatever the CPU beside them can do."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     assert fast_precision(torch.device(kind)) == torch.float32
+
+
+@pytest.mark.parametrize("wrong", [torch.int64, torch.float64, "float32", None])
+def test_a_precision_in_which_nothing_runs_is_refused(wrong):
+    """PyTorch would warn and stay in float32."""
+    for use in (lambda: autocast(CPU, wrong), lambda: in_precision(lambda x, t, label: x, wrong)):
+        with pytest.raises(ValueError, match="choose from torch.float32, torch.bfloat16"):
+            use()
 
 
 def test_a_precision_by_its_name(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fmtutorial.images.pictures import show_pixels, tile
+from fmtutorial.images.pictures import encode, show_pixels, tile
 
 
 def test_tile_by_hand():
@@ -49,4 +49,22 @@ def test_pixels_are_shown_as_they_are(number, displayed):
 def test_pixels_without_alternative_text_are_refused(displayed):
     with pytest.raises(ValueError, match="alt is empty"):
         show_pixels(torch.zeros(1, 2, 2, dtype=torch.uint8), "digits", " ")
+    assert displayed == []
+
+
+PIXELS = torch.zeros(3, 2, 2, dtype=torch.uint8)
+
+
+def test_pictures_of_nothing_are_refused(displayed):
+    for wrong in (PIXELS[:0], PIXELS[:, :0], PIXELS[0], PIXELS[None]):
+        for use in (lambda x: tile(x, 2), encode, lambda x: show_pixels(x, "digits", "None.")):
+            with pytest.raises(ValueError, match=r"pass \(N, height, width\), N ≥ 1"):
+                use(wrong)
+    for wrong in (PIXELS.float(), PIXELS.numpy(), None):
+        for use in (lambda x: tile(x, 2), encode, lambda x: show_pixels(x, "digits", "None.")):
+            with pytest.raises(TypeError, match="pass torch.uint8"):
+                use(wrong)
+    for columns in (0, -1, 2.0, True):
+        with pytest.raises((TypeError, ValueError), match="columns is"):
+            tile(PIXELS, columns)
     assert displayed == []

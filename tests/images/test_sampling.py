@@ -150,6 +150,12 @@ def test_evaluations_are_those_the_solver_and_the_field_count(method):
         torch.testing.assert_close(solution.times, torch.linspace(0, 1, 7, dtype=DOUBLE))
 
 
+def test_an_adaptive_sampler_has_no_number_of_evaluations():
+    for method in ("adaptive", "ode45", None):
+        with pytest.raises(ValueError, match=f'no grid for the sampler "{method}"; choose from'):
+            evaluations(method, 6)
+
+
 TIMES = {
     "midpoint": [0, 0.25, 0.5, 0.75],
     "heun": [0, 0.5, 0.5],
@@ -200,6 +206,24 @@ def test_heun_takes_its_last_step_by_euler(steps):
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ValueError, match=f'unknown sampler "ode45"; choose from {SAMPLERS[0]}, '):
         sample(GAUSSIAN, normal(3, *EVENT), "ode45")
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({"steps": 0}, ValueError),
+        ({"steps": -1}, ValueError),
+        ({"steps": 2.0}, TypeError),
+        ({"noise_level": -1.0}, ValueError),
+        ({"noise_level": math.nan}, ValueError),
+        ({"generator": 3}, TypeError),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["heun", "sde", "adaptive"])
+def test_numbers_without_a_meaning_are_refused(options, error, method):
+    with pytest.raises(error, match=next(iter(options))):
+        sample(GAUSSIAN, normal(3, *EVENT), method, **options)
 
 
 # Digits. The network is the field of N(m, s²) in every pixel, m by the label; s leaves all of
@@ -271,6 +295,24 @@ def test_same_seed_same_digits():
         a, b, c = (draw(method, 5, seed=s) for s in (1, 1, 2))
         assert torch.equal(a, b)
         assert (a != c).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**32])
+def test_a_seed_that_means_another_is_refused(seed):
+    """The CPU's generator reads 32 bits, and later noise takes the upper half of them."""
+    with pytest.raises(ValueError, match=f"seed is {seed}"):
+        next(sample_digits(pixel_network, LABELS, seed=seed))
+    assert torch.equal(draw("heun", 1, seed=2**31 - 1), draw("heun", 1, seed=2**31 - 1))
+
+
+@pytest.mark.parametrize("labels", [LABELS + 2, LABELS - 1, LABELS[:, None], LABELS.float()])
+def test_labels_that_no_network_has_are_refused(labels):
+    with pytest.raises((TypeError, ValueError), match="labels "):
+        next(sample_digits(pixel_network, labels))
+
+
+def test_no_labels_give_no_digits():
+    assert sum(map(len, sample_digits(pixel_network, LABELS[:0], steps=2))) == 0
 
 
 def test_generators_of_others_are_left_alone():
