@@ -28,7 +28,7 @@ book: .venv/book-ready vendor/mathjax/tex-chtml.js
 
 test: .venv/test-ready lint book
 	@echo "== Running the tests and every lab"
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 tests notebooks
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 1200 tests notebooks
 
 notebooks: .venv/test-ready
 	@$(BIN)/python $(TOOLS)/sheets.py
