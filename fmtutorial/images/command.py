@@ -220,11 +220,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def explain(error: Exception) -> str:
     """Return one line on an error."""
-    text = one_line(str(error))
-    if (
-        isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-        or "can't allocate memory" in text
-    ):
+    text, full = one_line(str(error)), ("can't allocate memory", "bad_alloc", "out of memory")
+    if isinstance(error, MemoryError) or any(words in text for words in full):
         text = "there is not enough memory: take fewer digits at a time, or a smaller network"
         return f"MemoryError: {text}"
     return f"{type(error).__name__}: {text}"

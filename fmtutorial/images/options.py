@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -103,8 +104,8 @@ def writable(text: str, suffixes: tuple[str, ...] = ()) -> Path:
     if suffixes and path.suffix.lower() not in suffixes:
         raise argparse.ArgumentTypeError(f"{text!r} must end in {' or '.join(suffixes)}")
     try:
-        if path.exists() and not path.is_file():
-            raise argparse.ArgumentTypeError(f"{text!r} is there and is no file")
+        if text.endswith(("/", os.sep)) or (path.exists() and not path.is_file()):
+            raise argparse.ArgumentTypeError(f"{text!r} is no file")
         # as long a name as that of the file while it is written
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.partial-"):
             return path
@@ -207,4 +208,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             fine = within(1, 10_000)
             add("--bits-steps", type=fine, default=100, help="of the solver for the likelihood")
             add("--divergence", choices=METHODS, default="hutchinson", help="exact is 784 times")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name, value in vars(options).items():
+        if value == []:  # so Python before 3.13 reads --name=--
+            option = name.replace("_", "-")
+            commands.choices[options.command].error(f"argument --{option}: expected one argument")
+    return options

@@ -19,7 +19,7 @@ CHOICES = {
     "precision": PRECISIONS,
 }
 WHOLE = {
-    "width": (1, 1024),
+    "width": (2, 1024),
     "steps": (1, MOST_STEPS),
     "batch": (1, 1_000_000),
     "warm_up": (0, MOST_STEPS),
@@ -42,7 +42,7 @@ def check_setting(name: str, value: str | float | None) -> None:
         ValueError: an unknown name, or a number outside its range.
     """
     if name in CHOICES:
-        if value not in CHOICES[name]:
+        if not isinstance(value, str) or value not in CHOICES[name]:
             raise ValueError(f'unknown {name} "{value}"; choose from {", ".join(CHOICES[name])}')
     elif name in WHOLE:
         least, most = WHOLE[name]

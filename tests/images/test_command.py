@@ -380,6 +380,7 @@ def test_states_repeat_with_their_seed():
 # Measuring.
 
 
+@pytest.mark.filterwarnings("ignore:a Fréchet distance")  # of few digits
 def test_evaluation_says_what_the_functions_say(weights, tmp_path, capsys):
     """Of digits made by sample_digits, 4 of each class as among the test digits; bits of any 3."""
     out = tmp_path / "found.json"
@@ -413,6 +414,7 @@ def test_evaluation_says_what_the_functions_say(weights, tmp_path, capsys):
     assert f"bits per dimension {found['bits per dimension']['mean']:.3f} ± " in printed
 
 
+@pytest.mark.filterwarnings("ignore:a Fréchet distance")
 def test_evaluation_passes_its_options_on(weights, monkeypatch):
     """To the functions that it calls, which are tested beside them."""
 
@@ -435,6 +437,7 @@ def test_evaluation_passes_its_options_on(weights, monkeypatch):
     assert rest == [1, "hutchinson", 5]
 
 
+@pytest.mark.filterwarnings("ignore:a Fréchet distance")
 def test_evaluation_without_bits_and_without_a_file(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(f"evaluate --weights {weights} --samples 20 --steps 1 --data small --device cpu".split())
