@@ -1,5 +1,6 @@
 """Exercises: every right answer passes, every known mistake is named; what else may go wrong."""
 
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 
 from fmtutorial.coursework import check
 from fmtutorial.coursework.catalogue import EXERCISES, SHEETS, exercise_called
-from fmtutorial.coursework.checking import judge, outcomes
+from fmtutorial.coursework.checking import judge, known, outcomes
 from fmtutorial.coursework.exercises import SETTINGS, Draw, Exercise, Field, Setting
+from fmtutorial.solvers import heun
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SEEDS = range(20)
@@ -43,7 +45,8 @@ def test_mistakes_are_refused_and_named(name):
     assert len(exercise.mistakes) >= 3
     for hint, mistake in exercise.mistakes.items():
         for seed in SEEDS:
-            assert verdict(exercise, mistake, seed) == ("wrong", f"not yet. {hint}"), seed
+            found = known(exercise, mistake, seed)
+            assert judge(exercise, found, seed) == ("wrong", f"not yet. {hint}"), seed
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -125,6 +128,10 @@ def leaves(x):
         (leaves, "error", "SystemExit: 3"),
         (unsupported, "error", "NotImplementedError: linalg_eig"),
         (lambda x: (2 * x).to_sparse(), "error", "a plain one on the CPU is wanted"),
+        (lambda x: (2 * x).to("meta"), "error", "on the device meta; a plain one on the CPU"),
+        (lambda x: torch.complex(x, x), "error", "is complex128, and real numbers are wanted"),
+        (lambda x: x.new_zeros(1).expand(10**12), "error", "which is far too large"),
+        (torch.inference_mode()(lambda x: 2 * x), "right", "right in all 6 cases"),
     ],
 )
 def test_what_goes_wrong_is_said(function, status, text):
@@ -171,6 +178,47 @@ def test_fields_refuse_the_wrong_time():
         batch(x, t)
     with pytest.raises(ValueError, match="states of shape"):
         batch(x.T, t.expand(2))
+
+
+@contextlib.contextmanager
+def default_type(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
+AMBIENT = {
+    "device": lambda: torch.device("meta"),  # as a GPU that this machine lacks
+    "dtype": lambda: default_type(torch.float64),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("ambient", AMBIENT)
+def test_what_a_notebook_sets_for_itself_changes_no_check(ambient):
+    """Neither what is drawn, nor the right answers, nor the mistakes."""
+    for exercise in EXERCISES.values():
+        for function in [exercise.answer, *list(exercise.mistakes.values())[:2]]:
+            before = known(exercise, function, 3)
+            with AMBIENT[ambient]():
+                after = outcomes(exercise, function, 3)
+            for one, other in zip(after, before, strict=True):
+                if isinstance(other, torch.Tensor):
+                    torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_default_device_that_is_missing_changes_no_check(capsys):
+    def zeros(v, x, t, h):
+        return heun(v, x, t, h) + torch.zeros(len(x)).sum()
+
+    torch.set_default_device("cuda")
+    try:
+        check("solvers.heun_step", zeros)
+    finally:
+        torch.set_default_device(None)
+    assert capsys.readouterr().out == "solvers.heun_step: right in all 6 cases\n"
 
 
 # The notebooks.

@@ -2,13 +2,18 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from fmtutorial.coursework import grading, process
-from fmtutorial.coursework.__main__ import main, notebooks
+from fmtutorial.coursework.__main__ import FIELDS, main, notebooks
 from fmtutorial.coursework.catalogue import SHEETS
 from fmtutorial.coursework.grading import Limits, Unreadable, read_cells, sheet_of
 from fmtutorial.coursework.outcomes import unpacked
@@ -70,6 +75,10 @@ LONG = """\
 def heun_step(v, x, t, h):
     raise ValueError("\\ud800" * 10**7)"""
 
+SLEEP = """\
+def heun_step(v, x, t, h):
+    import time
+    time.sleep(1e6)"""
 HEUN_WITH_TORCH = HEUN.replace("h / 2", "torch.tensor(0.5).to(x) * h")
 MAGICS = """\
 %load_ext autoreload
@@ -86,7 +95,7 @@ assert files == []"""
 SUBMISSIONS = {
     "good": [EULER, HEUN, RK4],
     "endless cell": [EULER, "import time\ntime.sleep(1e6)", HEUN, RK4],
-    "endless function": [EULER, "def heun_step(v, x, t, h):\n    while True:\n        pass", RK4],
+    "endless function": [EULER, SLEEP, RK4],
     "exit": [EULER, "exit()", HEUN, "import sys\nsys.exit(1)", RK4],
     "kills itself": [EULER, "import os\nos._exit(0)", HEUN, RK4],
     "function kills itself": [EULER, "import os\nheun_step = lambda *_: os._exit(0)", RK4],
@@ -137,6 +146,19 @@ for name, cell in (ROUTES | SOURCES).items():
     SUBMISSIONS[f"route {name}"] = [EULER, cell, RK4]
 
 
+def processes(marker):
+    """The processes in whose environment a text stands; where there is no /proc, none."""
+    found = []
+    for name in os.listdir("/proc") if sys.platform == "linux" else ():
+        if name.isdigit():
+            try:
+                if marker.encode() in Path(f"/proc/{name}/environ").read_bytes():
+                    found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
 def notebook(cells):
     code = [{"cell_type": "code", "source": cell, "metadata": {}} for cell in [IMPORT, *cells]]
     return json.dumps({"cells": code, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
@@ -163,7 +185,8 @@ def graded(tmp_path_factory):
     ]
     paths += [folder / f"{name}.ipynb" for name in ("empty", "binary", "list", "unrelated", "none")]
     out = folder / "grades.csv"
-    main(["grade", *map(str, paths), "--out", str(out), "--seconds", "5", "--total", "12"])
+    limits = ["--seconds", "5", "--total", "12", "--memory", "0.5"]
+    main(["grade", *map(str, paths), "--out", str(out), *limits])
     rows = {}
     with out.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -282,11 +305,106 @@ def test_what_breaks_the_grader_is_a_row(tmp_path, monkeypatch):
 
 
 def test_folders_are_searched_and_editors_copies_left_out(tmp_path):
-    for name in ("a.ipynb", "deep/er/b.ipynb", ".ipynb_checkpoints/a-checkpoint.ipynb", "c.txt"):
+    names = ("a.ipynb", "deep/er/SHEET.IPYNB", ".ipynb_checkpoints/a-checkpoint.ipynb", "c.txt")
+    for name in (
+        *names,
+        "__MACOSX/._a.ipynb",
+        "._a.ipynb",
+        "deep/er/data/x.csv",
+        "e.ipynb/b.ipynb",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
+    (tmp_path / "deep" / "link").symlink_to(tmp_path)
     found = notebooks([tmp_path, tmp_path / "none.ipynb"])
-    assert [path.name for path in found] == ["a.ipynb", "b.ipynb", "none.ipynb"]
+    assert [path.name for path in found] == ["a.ipynb", "SHEET.IPYNB", "b.ipynb", "none.ipynb"]
+
+
+def test_a_folder_that_lacks_a_notebook_is_a_row(tmp_path, capsys):
+    for name in (
+        "ann/sheet.ipynb",
+        "ann/pictures/x.png",
+        "group/bob/sheet.py",
+        "group/dan/b.ipynb",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "carl" / "empty").mkdir(parents=True)
+    found = [str(path.relative_to(tmp_path)) for path in notebooks([tmp_path])]
+    assert found == ["ann/sheet.ipynb", "carl", "group/bob", "group/dan/b.ipynb"]
+    out = tmp_path / "grades.json"
+    main(["grade", str(tmp_path / "carl"), "--out", str(out)])
+    (row,) = json.loads(out.read_text(encoding="utf-8"))
+    assert row["status"] == "unreadable" and row["text"] == "there is no notebook in this folder"
+    assert "there is no notebook in this folder" in capsys.readouterr().out
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    (tmp_path / "a.ipynb").write_text(notebook([EULER]), encoding="utf-8-sig")
+    assert read_cells(tmp_path / "a.ipynb") == [IMPORT, EULER]
+
+
+def test_what_is_no_plain_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.ipynb")
+    (tmp_path / "b.ipynb").symlink_to("/dev/zero")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(Unreadable, match="no plain file"):
+            read_cells(path)
+
+
+@pytest.mark.parametrize("text", ["\n" * 10**6, "check(" * 10**5, "check('" + "a" * 10**6])
+def test_the_sheet_is_found_at_once(text):
+    started = time.process_time()
+    assert sheet_of([text, "check('solvers.rk4_step', f)"]) == SHEET
+    assert time.process_time() - started < 2  # a search that is quadratic takes minutes
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_grader_that_is_stopped_leaves_nothing(tmp_path, sent):
+    """No process, no folder, and no results of yesterday."""
+    begun, folder, out = tmp_path / "begun", tmp_path / "temporary", tmp_path / "grades.csv"
+    folder.mkdir()
+    out.write_text("yesterday")
+    cell = f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(1e6)"
+    (tmp_path / "a.ipynb").write_text(notebook([EULER, cell]), encoding="utf-8")
+    command = [sys.executable, "-m", "fmtutorial.coursework", "grade", "a.ipynb", "--jobs", "1"]
+    grader = subprocess.Popen(
+        [*command, "--out", str(out)],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(folder), "MARKER": str(tmp_path)},
+        stderr=subprocess.PIPE,
+    )
+    wait_for(begun.exists)
+    assert len(processes(str(tmp_path))) >= 3 or sys.platform != "linux"
+    grader.send_signal(sent)
+    errors = grader.communicate(timeout=60)[1]
+    if sent == signal.SIGINT:
+        assert grader.returncode == 130 and b"stopped after 0 of 1" in errors
+        assert b"Traceback" not in errors
+    wait_for(lambda: not processes(str(tmp_path)) and not list(folder.iterdir()))
+    assert out.read_text(encoding="utf-8").splitlines() == [",".join(FIELDS)]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 120  # an interpreter starts, on a slow machine
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_it_works_without_forks_too(tmp_path, monkeypatch):
+    """As on macOS, where each worker is an interpreter of its own."""
+    code = "from fmtutorial.coursework import keeper; keeper.LINUX = False; import sys; "
+    script = tmp_path / "python"
+    script.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c '{code}keeper.main(sys.argv[3])' \"$@\"\n"
+    )
+    script.chmod(0o700)
+    monkeypatch.setattr(process.sys, "executable", str(script))
+    path = tmp_path / "a.ipynb"
+    path.write_text(notebook([EULER, HEUN, RK4]), encoding="utf-8")
+    rows = grading.grade(path, 0, Limits(60))
+    assert [row.status for row in rows] == RIGHT
 
 
 def test_a_missing_folder_is_refused_before_anything_runs(tmp_path, capsys):
@@ -295,18 +413,30 @@ def test_a_missing_folder_is_refused_before_anything_runs(tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_json_holds_the_same_and_a_seed_changes_nothing_for_the_right(tmp_path):
-    (tmp_path / "a.ipynb").write_text(notebook([EULER, HEUN, RK4]), encoding="utf-8")
-    out = tmp_path / "grades.json"
-    main(["grade", str(tmp_path / "a.ipynb"), "--out", str(out), "--seed", "12"])
-    rows = json.loads(out.read_text(encoding="utf-8"))
-    assert statuses(rows) == RIGHT and sum(row["points"] for row in rows) == 4
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--out", "grades.xls"], "must end in .csv or .json"),
+        (["--seconds", "0"], "'0' is no number from 0.1 to 1e+06"),
+        (["--seconds", "nan"], "'nan' is no number"),
+        (["--total", "-1"], "'-1' is no number"),
+        (["--memory", "inf"], "'inf' is no number"),
+        (["--jobs", "0"], "'0' is no whole number from 1 to 1000"),
+        (["--jobs", "1.5"], "'1.5' is no whole number"),
+        (["--seed", "9" * 30], "is no whole number"),
+        (["--sheet", "09-mistakes"], "invalid choice"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(capsys, options, text):
+    with pytest.raises(SystemExit) as stopped:
+        main(["grade", "a.ipynb", *options])
+    assert stopped.value.code == 2 and text in capsys.readouterr().err
 
 
-def test_a_file_of_another_kind_is_refused_before_anything_runs(capsys):
-    with pytest.raises(SystemExit):
-        main(["grade", "a.ipynb", "--out", "grades.xls"])
-    assert "must end in .csv or .json" in capsys.readouterr().err
+def test_a_file_that_cannot_be_written_is_said_in_a_line(tmp_path):
+    (tmp_path / "grades.csv").mkdir()
+    with pytest.raises(SystemExit, match="cannot be written"):
+        main(["grade", "a.ipynb", "--out", str(tmp_path / "grades.csv")])
 
 
 def test_the_sheet_is_the_one_that_is_checked():

@@ -24,12 +24,12 @@ def judge(exercise: Exercise, found: list[Outcome], seed: int) -> Verdict:
     """
     if any(isinstance(one, Verdict) and one.status == "not attempted" for one in found):
         return Verdict("not attempted", "not attempted")
-    truth = _known(exercise, exercise.answer, seed)
+    truth = known(exercise, exercise.answer, seed)
     right = [_same(one, other) for one, other in zip(found, truth, strict=True)]
     if all(right):
         return Verdict("right", f"right in all {len(found)} cases")
     for hint, mistake in exercise.mistakes.items():
-        if _all_alike(found, _known(exercise, mistake, seed)):
+        if _all_alike(found, known(exercise, mistake, seed)):
             return Verdict("wrong", f"not yet. {hint}")
     first = right.index(False)
     count = f"right in {sum(right)} of {len(found)} cases" if any(right) else "not yet"
@@ -46,8 +46,8 @@ def judge(exercise: Exercise, found: list[Outcome], seed: int) -> Verdict:
 
 
 @functools.lru_cache(1024)
-def _known(exercise: Exercise, function: Function, seed: int) -> list[Outcome]:
-    """What the right answer or a mistake gives, worked out once for a whole class."""
+def known(exercise: Exercise, function: Function, seed: int) -> list[Outcome]:
+    """Return what the right answer or a mistake gives, worked out once for a whole class."""
     return outcomes(exercise, function, seed)
 
 

@@ -21,6 +21,7 @@ from fmtutorial.coursework.process import Keeper, Lost
 SIZE = 2**26
 """Bytes of a notebook, at most."""
 
+LOST = "The process that watches over notebooks is gone."
 NAMED = re.compile(r"""check\(\s*["'](\w+\.\w+)["']""")
 
 
@@ -145,6 +146,8 @@ def _grade(path: Path, seed: int, limits: Limits, sheet: str | None, keeper: Kee
         verdicts, remarks = verdicts_of(cells, SHEETS[sheet], seed, limits, keeper)
     except Unreadable as error:
         rest = Verdict("unreadable", str(error))
+    except Lost:
+        rest = Verdict("error", LOST)
     except Exception as error:
         rest = Verdict("error", f"It broke the grader: {type(error).__name__}: {error}")
     about = clean(" ".join(remarks)), round(time.perf_counter() - started, 1)
@@ -164,6 +167,7 @@ def verdicts_of(
     left = {str(number): cell for number, cell in enumerate(cells, start=1)}
     verdicts: dict[str, Verdict] = {}
     remarks, missing = [], "What its process said are no results."
+    keeper.ready()
     end = time.monotonic() + limits.total
     while wanted := [exercise for exercise in sheet if exercise.name not in verdicts]:
         job = {"cells": left, "exercises": [exercise.name for exercise in wanted], "seed": seed}
@@ -171,7 +175,7 @@ def verdicts_of(
         try:
             said, why = keeper.ask(job | {"total": max(end - time.monotonic(), 0.0)})
         except Lost:
-            missing = "The process that watches over it is gone."
+            missing = LOST
             break
         heard = hear(said)
         for exercise in wanted:

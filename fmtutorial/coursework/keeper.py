@@ -51,15 +51,19 @@ def main(base: str) -> None:
         worker.warm_up()
         gc.freeze()  # so that forks share these objects
         ctypes.CDLL(None).prctl(SUBREAPER, 1)
+    said, why = b"", "is ready"
     try:
-        for line in sys.stdin.buffer:
-            said, why = attempt(json.loads(line), folder, (answers.fileno(), quiet))
+        while True:
             answers.write(json.dumps({"size": len(said), "why": why}).encode() + b"\n" + said)
             answers.flush()
-    except BrokenPipeError:
+            if not (line := sys.stdin.buffer.readline()):
+                break
+            said, why = attempt(json.loads(line), folder, (answers.fileno(), quiet))
+    except (BrokenPipeError, SystemExit):
         pass
     finally:
         remove(base)
+    os._exit(0)  # IPython would look for its folder
 
 
 def attempt(job: dict, folder: str, private: tuple[int, int]) -> tuple[bytes, str]:
@@ -179,11 +183,12 @@ def memory(processes: list[int], folder: str) -> int:
                 if os.readlink(file).startswith(IN_MEMORY):
                     status = os.stat(file)
                     files[status.st_dev, status.st_ino] = 512 * status.st_blocks
-    written = 0
-    walk = (os.path.join(top, name) for top, _, names in os.walk(folder) for name in names)
-    for path in itertools.islice(walk, FILES):
-        with suppress(OSError):  # it is gone
+    written, paths = 0, [folder]
+    for path in itertools.islice(paths, FILES):  # it grows
+        with suppress(OSError):  # it is gone, or out of reach
             written += 512 * os.lstat(path).st_blocks
+            if os.path.isdir(path) and not os.path.islink(path):
+                paths += [entry.path for entry in itertools.islice(os.scandir(path), FILES)]
     return own + max(shared, sum(files.values())) + written
 
 

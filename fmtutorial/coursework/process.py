@@ -12,8 +12,8 @@ from typing import Any
 from fmtutorial.coursework.keeper import remove
 
 MODULE = "fmtutorial.coursework.keeper"
-GRACE = 60.0
-"""Seconds that a keeper may need beyond those of its job: it starts an interpreter."""
+START, GRACE = 120.0, 10.0
+"""Seconds that a keeper may need to start, and beyond those of a job."""
 
 
 class Lost(Exception):
@@ -27,19 +27,31 @@ class Keeper:
         self.process: subprocess.Popen | None = None
         self.folder = ""
 
+    def ready(self) -> None:
+        """Start the process, if there is none.
+
+        Raises:
+            Lost: it does not start.
+        """
+        if self.process is None:
+            self._start()
+            self._answer(START)
+
     def ask(self, job: dict[str, Any]) -> tuple[bytes, str]:
         """Have a job done; return what its worker said and why it ended, "" at its own end.
 
         Raises:
-            Lost: there is no answer. The next job gets a new process.
+            Lost: there is no answer. The next job needs a new process.
         """
-        if self.process is None:
-            self._start()
-        timer = threading.Timer(job["total"] + GRACE, self.process.kill)
+        self.ready()
+        return self._answer(job["total"] + GRACE, json.dumps(job).encode() + b"\n")
+
+    def _answer(self, seconds: float, question: bytes = b"") -> tuple[bytes, str]:
+        timer = threading.Timer(seconds, self.process.kill)
         timer.daemon = True
         timer.start()
         try:
-            self.process.stdin.write(json.dumps(job).encode() + b"\n")
+            self.process.stdin.write(question)
             self.process.stdin.flush()
             answer = json.loads(self.process.stdout.readline())
             return self.process.stdout.read(answer["size"]), answer["why"]
@@ -53,7 +65,7 @@ class Keeper:
         self.folder = tempfile.mkdtemp(prefix="submission-")
         work = os.path.join(self.folder, "work")
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        settings = {"TMPDIR": work, "IPYTHONDIR": f"{work}/.ipython", "MPLBACKEND": "agg"}
+        settings = {"TMPDIR": work, "IPYTHONDIR": f"{self.folder}/ipython", "MPLBACKEND": "agg"}
         settings |= {"CUDA_VISIBLE_DEVICES": ""} | threads
         self.process = subprocess.Popen(
             [sys.executable, "-m", MODULE, self.folder],

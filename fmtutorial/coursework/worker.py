@@ -5,6 +5,7 @@ what it is at, which cells failed, what the functions returned, and what of the 
 It judges nothing.
 """
 
+import functools
 import json
 import resource
 import sys
@@ -63,7 +64,8 @@ def main(job: dict[str, Any], out: int) -> None:
 
 
 def warm_up() -> None:
-    """Have torch import what it imports on first use."""
+    """Do what takes time at first use."""
+    quiet_shell()
     torch.set_num_threads(1)
     for exercise in EXERCISES.values():
         outcomes(exercise, exercise.answer, 0)
@@ -72,6 +74,7 @@ def warm_up() -> None:
         torch.func.jvp(torch.sin, (torch.ones(1),), (torch.ones(1),))
 
 
+@functools.cache
 def quiet_shell() -> InteractiveShell:
     """Return a shell that prints no errors, runs no commands, and forgives what a magic lacks."""
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
