@@ -3,25 +3,30 @@
 Chapter 7.
 """
 
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from fmtutorial.fields import (
     VelocityField,
+    check_callable,
+    check_number,
     check_same_shape,
-    check_state,
     check_times,
     expand_time,
+    generator_device,
 )
-from fmtutorial.paths import AffinePath, Schedule
+from fmtutorial.losses import mean_squared_norm
+from fmtutorial.paths import QUANTITIES, AffinePath, Schedule
 from fmtutorial.solvers import (
     CountedField,
     ScalarTimeField,
     Solution,
     Step,
-    check_grid,
+    clock,
     half_log_snr,
     time_of,
 )
@@ -46,23 +51,33 @@ def noise_prediction_loss(
     Returns:
         Shape ().
 
-    Raises:
-        TypeError: an argument is not a floating-point tensor.
-        ValueError: shapes differ, or t lies outside the interval.
-
     Source: Ho et al. 2020, Eq. 14. Chapter 7.
     """
+    check_callable(network, "network")
     noise = network(path.sample(x0, x1, t).x_t, t)
     check_same_shape(noise, x0, "prediction, x0")
-    return ((noise - x0) ** 2).reshape(len(x0), -1).sum(dim=1).mean()
+    return mean_squared_norm(noise - x0)
 
 
 def as_velocity(network: VelocityField, path: AffinePath, given: str) -> VelocityField:
     """Wrap a network that predicts "noise", "data" or "score" so that it returns the velocity.
 
-    The result is defined where ``AffinePath.convert`` from ``given`` to "velocity" is.
+    The result is defined where ``AffinePath.convert`` from ``given`` to "velocity" is. It can be
+    pickled if the network can, as all fields that this module and ``conventions`` make.
+
+    Raises:
+        ValueError: an unknown quantity.
     """
-    return lambda x, t: path.convert(network(x, t), x, t, given, "velocity")
+    check_callable(network, "network")
+    if given not in QUANTITIES:
+        raise ValueError(f'unknown quantity "{given}"; choose from {", ".join(QUANTITIES)}')
+    return partial(_converted, network, path, given)
+
+
+def _converted(
+    network: VelocityField, path: AffinePath, given: str, x: Tensor, t: Tensor
+) -> Tensor:
+    return path.convert(network(x, t), x, t, given, "velocity")
 
 
 def change_schedule(field: VelocityField, path: AffinePath, wanted: AffinePath) -> VelocityField:
@@ -82,20 +97,23 @@ def change_schedule(field: VelocityField, path: AffinePath, wanted: AffinePath) 
 
     Source: Karras et al. 2022, App. B.2. Chapter 7.
     """
+    check_callable(field, "field")
+    return partial(_changed, field, path, wanted)
 
-    def changed(x: Tensor, t: Tensor) -> Tensor:
-        ours, theirs = wanted.schedule, path.schedule
-        tau = time_of(theirs, half_log_snr(ours, t))
-        size = torch.hypot(theirs.alpha(tau), theirs.sigma(tau))
-        moved = expand_time(size / torch.hypot(ours.alpha(t), ours.sigma(t)), x) * x
-        velocity = field(moved, tau)
-        data = path.convert(velocity, moved, tau, "velocity", "data")
-        noise = path.convert(velocity, moved, tau, "velocity", "noise")
-        ours.check_velocity_times(t)
-        time = expand_time(t, x)
-        return ours.alpha_dot(time) * data + ours.sigma_dot(time) * noise
 
-    return changed
+def _changed(
+    field: VelocityField, path: AffinePath, wanted: AffinePath, x: Tensor, t: Tensor
+) -> Tensor:
+    ours, theirs = wanted.schedule, path.schedule
+    tau = time_of(theirs, half_log_snr(ours, t))
+    size = torch.hypot(theirs.alpha(tau), theirs.sigma(tau))
+    moved = expand_time(size / torch.hypot(ours.alpha(t), ours.sigma(t)), x) * x
+    velocity = field(moved, tau)
+    data = path.convert(velocity, moved, tau, "velocity", "data")
+    noise = path.convert(velocity, moved, tau, "velocity", "noise")
+    ours.check_velocity_times(t)
+    time = expand_time(t, x)
+    return ours.alpha_dot(time) * data + ours.sigma_dot(time) * noise
 
 
 def ddim(path: AffinePath, eta: float = 0.0, generator: Generator | None = None) -> Step:
@@ -116,27 +134,34 @@ def ddim(path: AffinePath, eta: float = 0.0, generator: Generator | None = None)
 
     Source: Song, Meng and Ermon 2021, Eq. 12 and 16. Chapter 7.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}; it must be in [0, 1]")
-    s = path.schedule
+    check_number(eta, "eta", 0, 1)
+    generator_device(generator)  # refuses a seed
+    return partial(_ddim_step, path, eta, generator)
 
-    def step(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        end = t + h
-        check_times(end, "a path")
-        velocity, times = v(x, t), t.expand(len(x))
-        data = path.convert(velocity, x, times, "velocity", "data")
-        noise = path.convert(velocity, x, times, "velocity", "noise")
-        if eta == 0:
-            return s.alpha(end) * data + s.sigma(end) * noise
-        if not h > 0:
-            raise ValueError("with eta > 0 times must increase: fresh noise cannot be undone")
-        forward = s.sigma(t) ** 2 - (s.alpha(t) / s.alpha(end) * s.sigma(end)) ** 2
-        added = eta * s.sigma(end) / s.sigma(t) * forward.sqrt()
-        kept = (s.sigma(end) ** 2 - added**2).clamp(min=0).sqrt()
-        fresh = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        return s.alpha(end) * data + kept * noise + added * fresh
 
-    return step
+def _ddim_step(
+    path: AffinePath,
+    eta: float,
+    generator: Generator | None,
+    v: ScalarTimeField,
+    x: Tensor,
+    t: Tensor,
+    h: Tensor,
+) -> Tensor:
+    s, end = path.schedule, t + h
+    check_times(end, "a path")
+    velocity, times = v(x, t), t.expand(len(x))
+    data = path.convert(velocity, x, times, "velocity", "data")
+    noise = path.convert(velocity, x, times, "velocity", "noise")
+    if eta == 0:
+        return s.alpha(end) * data + s.sigma(end) * noise
+    if not h > 0:
+        raise ValueError("with eta > 0 times must increase: fresh noise cannot be undone")
+    forward = s.sigma(t) ** 2 - (s.alpha(t) / s.alpha(end) * s.sigma(end)) ** 2
+    added = eta * s.sigma(end) / s.sigma(t) * forward.sqrt()
+    kept = (s.sigma(end) ** 2 - added**2).clamp(min=0).sqrt()
+    fresh = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return s.alpha(end) * data + kept * noise + added * fresh
 
 
 def reversal_noise_level(schedule: Schedule) -> Callable[[Tensor], Tensor]:
@@ -147,13 +172,13 @@ def reversal_noise_level(schedule: Schedule) -> Callable[[Tensor], Tensor]:
 
     Source: Anderson 1982; Song, Sohl-Dickstein et al. 2021. Chapter 7.
     """
+    return partial(_reversal_noise_level, schedule)
 
-    def level(t: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        delta = schedule.alpha_dot(t) * sigma - alpha * schedule.sigma_dot(t)
-        return torch.sqrt(2 * sigma * delta / alpha)
 
-    return level
+def _reversal_noise_level(schedule: Schedule, t: Tensor) -> Tensor:
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    delta = schedule.alpha_dot(t) * sigma - alpha * schedule.sigma_dot(t)
+    return torch.sqrt(2 * sigma * delta / alpha)
 
 
 def solve_sde(
@@ -163,6 +188,7 @@ def solve_sde(
     path: AffinePath,
     noise_level: Callable[[Tensor], Tensor],
     generator: Generator | None = None,
+    last_only: bool = False,
 ) -> Solution:
     """Integrate dx = [v + (w²/2) ∇log p_t] dt + w dW by the method of Euler and Maruyama.
 
@@ -178,33 +204,35 @@ def solve_sde(
         path: of the field.
         noise_level: w(t), a function from a time of shape () to a tensor of shape ().
         generator: of the noise, on the device of x.
+        last_only: see ``solve``.
 
     Returns:
         The states at all times, and the number of evaluations.
 
     Raises:
-        TypeError: x or times are not floating-point tensors.
+        TypeError: x or times in half precision.
         ValueError: a wrong grid, a noise level that is negative or not finite, or a time at which
             the score is not defined.
-        FloatingPointError: the last state is not finite.
 
     Source: Song, Sohl-Dickstein et al. 2021, App. D; Albergo, Boffi and Vanden-Eijnden 2023.
     Chapter 7.
     """
-    check_state(x)
-    times = check_grid(times).to(x)
-    counted, states = CountedField(field), [x]
+    times = clock(times, x)
+    check_callable(noise_level, "noise_level")
+    generator_device(generator)  # refuses a seed
+    counted, states = CountedField(field), deque([x], maxlen=1 if last_only else None)
     for t, end in zip(times[:-1], times[1:], strict=True):
-        h, level = end - t, noise_level(t)
-        if not 0 <= level < torch.inf:
+        h, level = end - t, torch.as_tensor(noise_level(t))
+        if level.ndim or not 0 <= level < torch.inf:
             raise ValueError(f"the noise level is {level:g} at t = {t:g}; it must be finite, ≥ 0")
         velocity = counted(x, t)
-        x = x + h * velocity
+        moved = x + h * velocity
         if level > 0:
-            score = path.convert(velocity, states[-1], t.expand(len(x)), "velocity", "score")
+            score = path.convert(velocity, x, t.expand(len(x)), "velocity", "score")
             noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            x = x + h.abs() * level**2 / 2 * score + level * h.abs().sqrt() * noise
+            moved = moved + h.abs() * level**2 / 2 * score + level * h.abs().sqrt() * noise
+        x = moved
         states.append(x)
     if not bool(torch.isfinite(x).all()):
         raise FloatingPointError("the last state is not finite: take smaller steps")
-    return Solution(times, torch.stack(states), counted.evaluations)
+    return Solution(times[-len(states) :], torch.stack(tuple(states)), counted.evaluations)

@@ -5,6 +5,7 @@
 
 import functools
 import math
+import pickle
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from fmtutorial.diffusion import ddim
 from fmtutorial.distributions import GaussianMixture
 from fmtutorial.exact import ExactField
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
-from fmtutorial.solvers import euler, heun, rk4, solve
+from fmtutorial.solvers import euler, heun, level_grid, midpoint, rk4, solve
 
 DOUBLE = torch.float64
 SPREAD, SIZES = 0.4, (0.2, 0.5, 0.3)
@@ -266,14 +267,139 @@ def test_ddpm_schedule_passes_through_the_levels():
     assert not schedule.finite_at_one and schedule.name == "DDPM"
 
 
-def test_ddpm_schedule_between_the_levels_is_geometric():
-    """Half way between two levels √ᾱ is the geometric mean of theirs; a quarter of the way too."""
-    schedule, bars = ddpm_schedule(BETAS), alpha_bars()
-    for k in range(T):
-        for part in (0.25, 0.5):
-            expected = bars[k] ** (1 - part) * bars[k + 1] ** part
-            alpha = schedule.alpha(double([1 - (k + part) / T])).item()
-            assert alpha**2 == pytest.approx(expected, rel=1e-12)
+def cosine_betas(count):
+    """Of the schedule COSINE at t = 1 − k/T, clipped as Nichol and Dhariwal 2021 do."""
+    k = torch.arange(count + 1, dtype=DOUBLE)
+    bars = torch.sin(0.5 * math.pi * (1 - k / count)).square()
+    return (1 - bars[1:] / bars[:-1]).clamp(max=0.999)
+
+
+SMOOTH = pytest.mark.parametrize(
+    "betas", [BETAS, linear_betas(1000), cosine_betas(1000)], ids=["8", "linear", "cosine"]
+)
+
+
+@SMOOTH
+def test_ddpm_schedule_is_monotone_and_its_slope_continuous(betas):
+    schedule, count = ddpm_schedule(betas), len(betas)
+    t = torch.linspace(0, 1, 20 * count + 1, dtype=DOUBLE)
+    assert (schedule.alpha(t).diff() > 0).all() and (schedule.sigma(t).diff() < 0).all()
+    knots, h = torch.arange(1, count, dtype=DOUBLE) / count, 1e-10
+    left, right = (schedule.alpha_dot(knots + side * h) for side in (-1, 1))
+    # the slope changes by 2h times its own slope, at most some T; where α is interpolated by
+    # straight lines it jumps by 1e-3 and more
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
+
+
+def test_ddpm_schedule_between_the_levels_is_near_the_schedule_of_its_levels():
+    """Of 1000 levels of COSINE, less the clipped one, at t < 0.001, and its surroundings."""
+    schedule, t = ddpm_schedule(cosine_betas(1000)), torch.linspace(0.02, 0.999, 997, dtype=DOUBLE)
+    # a spline's slopes are right to h³ = 1e-9 times a fourth derivative of 6, its values to h⁴;
+    # near the clipped level its swing has fallen by 0.27 a level
+    torch.testing.assert_close(schedule.alpha_dot(t), COSINE.alpha_dot(t), rtol=0, atol=1e-7)
+    torch.testing.assert_close(schedule.alpha(t), COSINE.alpha(t), rtol=0, atol=1e-10)
+
+
+def test_the_midpoint_method_keeps_its_order_through_from_ddpm():
+    """Its error falls fourfold with every halving; through straight lines it stalled."""
+    target = GaussianMixture(double([[3.0, 0.0], [-3.0, 1.0]]), double([1.0, 0.5]))
+    betas = cosine_betas(200)
+    path = AffinePath(ddpm_schedule(betas))
+    exact = ExactField(path, target)
+
+    def model(x, index):
+        t = 1 - (index + 1) / 200
+        return path.convert(exact(x, t), x, t, "velocity", "noise")
+
+    field, _ = from_ddpm(model, betas)
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+
+    def at(steps, step):
+        grid = torch.linspace(0, 0.9, steps + 1, dtype=DOUBLE)
+        return solve(field, x, grid, step, last_only=True).last
+
+    truth = at(180, rk4)  # its steps are the levels, so that no step meets a knot inside
+    errors = [(at(n, midpoint) - truth).norm().item() for n in (20, 40, 80)]
+    # a rate of 4, less what is left of the first steps and of the knots
+    assert errors[0] > 3.2 * errors[1] > 3.2**2 * errors[2], errors
+
+
+# Models of whole levels.
+
+
+def table_model(calls):
+    """A network that looks its index up in a table, as int64 of 0 … 99, and notes it."""
+    table = torch.linspace(0.2, 1.0, 100, dtype=DOUBLE)
+
+    def model(x, index):
+        assert index.dtype == torch.int64
+        calls.extend(index.tolist())
+        return table.to(x)[index][:, None] * x
+
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize(
+    "step, halves, last",
+    [(euler, False, 0), (heun, False, 1), (midpoint, True, 0), (rk4, True, 2)],
+    ids=["euler", "heun", "midpoint", "rk4"],
+)
+def test_grids_of_levels_keep_a_method_on_them(step, halves, last, dtype):
+    calls = []
+    field, _ = from_ddpm(table_model(calls), linear_betas(100), whole_levels=True)
+    times = level_grid(100, 7, last, halves, dtype)
+    assert times.dtype == dtype and times[0] == 0
+    assert times[-1].item() == pytest.approx(1 - last / 100, abs=1e-7)
+    assert solve(field, torch.ones(2, 3, dtype=dtype), times, step).last.isfinite().all()
+    starts = {round(100 - 100 * t) - 1 for t in times[:-1].tolist()}
+    assert starts <= set(calls) <= set(range(100))
+
+
+@pytest.mark.parametrize("step, grid", [(midpoint, [0, 0.01, 0.02]), (euler, [0, 0.015, 0.02])])
+def test_between_levels_a_model_of_whole_levels_is_not_called(step, grid):
+    field, _ = from_ddpm(table_model([]), linear_betas(100), whole_levels=True)
+    with pytest.raises(ValueError, match="is no level of the model.*level_grid"):
+        solve(field, torch.ones(2, 3, dtype=DOUBLE), double(grid), step)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(10, 11), (10, 6, 0, True), (11, 5, 0, True), (10, 10, 1)], ids=str
+)
+def test_grids_that_do_not_fit_on_the_levels_are_refused(arguments):
+    with pytest.raises(ValueError, match="do not fit between"):
+        level_grid(*arguments)
+
+
+@pytest.mark.parametrize("levels, steps", [(1000, 7), (1000, 1000), (13, 5)])
+def test_grids_of_levels_are_as_even_as_they_can_be(levels, steps):
+    spans = (levels * level_grid(levels, steps, dtype=DOUBLE)).diff()
+    assert (spans.round() - spans).abs().max() < 1e-9
+    assert spans.max() - spans.min() < 1.5 and spans.sum().round() == levels
+
+
+# What a user sends to a worker process.
+
+
+def plain(x, t):
+    return -x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: time_first(plain),
+        lambda: reverse_time(plain),
+        lambda: from_diffusers(plain),
+        lambda: to_diffusers(plain),
+        lambda: from_v_prediction(plain, AffinePath(COSINE)),
+        lambda: from_ddpm(plain, BETAS)[0],
+    ],
+)
+def test_fields_of_other_conventions_can_be_pickled(make):
+    x, t = torch.ones(3, 3), torch.full((3,), 0.3)
+    made = make()
+    assert torch.equal(made(x, t), pickle.loads(pickle.dumps(made))(x, t))
 
 
 @pytest.mark.parametrize("betas", [BETAS, linear_betas(1000)], ids=["8", "1000"])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -256,7 +257,9 @@ def test_ddim_is_of_order_one(generator):
         exact = ExactField(path, mixture())
         truth = solve(exact, x, torch.linspace(*ends, 101, dtype=DOUBLE), rk4).last
         errors = [
-            (solve(exact, x, log_snr_grid(schedule, *ends, n), ddim(path)).last - truth).norm()
+            (
+                solve(exact, x, log_snr_grid(schedule, *ends, n, DOUBLE), ddim(path)).last - truth
+            ).norm()
             for n in (50, 100)
         ]
         assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.15)
@@ -320,7 +323,7 @@ def test_ddim_is_of_order_one_in_distribution(schedule, eta):
     exact = ExactField(path, target)
 
     def error(steps):
-        times = log_snr_grid(schedule, 0.1, 0.95, steps)
+        times = log_snr_grid(schedule, 0.1, 0.95, steps, DOUBLE)
         alpha, sigma = schedule.alpha(times), schedule.sigma(times)
         variance = (alpha[0] ** 2 * 0.09 + sigma[0] ** 2).item()
         for i in range(steps):
@@ -384,7 +387,7 @@ def test_ddim_repeats_with_its_generator():
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
 def test_ddim_refuses_eta_outside_its_interval(eta):
-    with pytest.raises(ValueError, match=rf"eta is {eta}; it must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=rf"eta is {eta}; it must be a finite number in \[0, 1\]"):
         ddim(AffinePath(LINEAR), eta)
 
 
@@ -630,3 +633,47 @@ def test_sde_refuses_wrong_input():
         solve_sde(lambda x, t: t, x, times, path, constant(1.0))
     with pytest.raises(FloatingPointError, match="the last state is not finite"):
         solve_sde(lambda x, t: x / 0, x, times, path, constant(0.0))
+
+
+# What a user sends to a worker process.
+
+
+def falling(x, t):
+    return -x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: as_velocity(falling, AffinePath(COSINE), "noise"),
+        lambda: change_schedule(falling, AffinePath(COSINE), AffinePath(LINEAR)),
+    ],
+    ids=["as_velocity", "change_schedule"],
+)
+def test_fields_can_be_pickled(make):
+    x, t = torch.ones(3, 2), torch.full((3,), 0.4)
+    made = make()
+    assert torch.equal(made(x, t), pickle.loads(pickle.dumps(made))(x, t))
+
+
+def test_steps_and_noise_levels_can_be_pickled():
+    path, grid, x = AffinePath(VP), torch.linspace(0, 0.9, 5), torch.ones(3, 2)
+    step, level = (
+        pickle.loads(pickle.dumps(made)) for made in (ddim(path), reversal_noise_level(VP))
+    )
+    assert torch.equal(solve(falling, x, grid, step).last, solve(falling, x, grid, ddim(path)).last)
+    assert torch.equal(level(grid), reversal_noise_level(VP)(grid))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ddim(AffinePath(VP), 1.0, 7),
+        lambda: solve_sde(
+            falling, torch.ones(1, 1), torch.linspace(0, 0.9, 3), AffinePath(VP), lambda t: 1.0, 7
+        ),
+    ],
+)
+def test_a_seed_is_no_generator(call):
+    with pytest.raises(TypeError, match="generator is of type int; pass a torch.Generator"):
+        call()

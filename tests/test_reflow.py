@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 
 from fmtutorial.losses import flow_matching_loss
-from fmtutorial.networks import MeanFlowMLP
+from fmtutorial.networks import DiT, MeanFlowMLP, UNet
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.reflow import (
     distillation_loss,
@@ -18,7 +18,7 @@ from fmtutorial.reflow import (
     path_energy,
     straightness,
 )
-from fmtutorial.solvers import Solution, euler, rk4
+from fmtutorial.solvers import Solution, euler, rk4, solve
 
 DOUBLE = torch.float64
 PATH = AffinePath(LINEAR)
@@ -468,3 +468,66 @@ def test_mean_flow_may_end_at_one_but_not_start_there(schedule):
     if not schedule.finite_at_one:
         with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
             mean_flow_loss(lambda x, s, e: x, path, x, x, one, one)
+
+
+# Mean velocities through attention and checkpointing, and without gradients.
+
+
+def images_and_times():
+    generator = torch.Generator().manual_seed(0)
+    x0, x1 = (torch.randn(2, 1, 8, 8, generator=generator, dtype=DOUBLE) for _ in range(2))
+    return x0, x1, double([0.2, 0.5]), double([0.8, 0.5])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", [UNet, DiT], ids=["unet", "dit"])
+def test_mean_flow_through_the_packages_own_image_networks(kind, checkpointing):
+    """The loss by central differences of u, the gradient by autograd on that loss."""
+    torch.manual_seed(0)
+    network = kind((1, 8, 8), width=16, checkpointing=checkpointing)
+    for parameter in network.double().parameters():  # the last layers start at 0
+        torch.nn.init.normal_(parameter, std=0.1)
+    x0, x1, start, end = images_and_times()
+    path = AffinePath(LINEAR)
+
+    def mean_velocity(x, s, e):
+        return network(x, s)
+
+    loss = mean_flow_loss(mean_velocity, path, x0, x1, start, end)
+    parameters = list(network.parameters())
+    found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+
+    pair, h = path.sample(x0, x1, start), 1e-4
+    with torch.no_grad():
+        ahead = network(pair.x_t + h * pair.velocity, start + h)
+        behind = network(pair.x_t - h * pair.velocity, start - h)
+        target = pair.velocity + (end - start)[:, None, None, None] * (ahead - behind) / (2 * h)
+    expected = (network(pair.x_t, start) - target).square().reshape(2, -1).sum(dim=1).mean()
+    # h² = 1e-8 times a third derivative of order 100: the times enter with frequencies up to 100
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    for one, other in zip(
+        found, torch.autograd.grad(expected, parameters, materialize_grads=True), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_mean_flow_without_gradients_is_the_same_number(off):
+    torch.manual_seed(0)
+    network, x = MeanFlowMLP(width=8, depth=1), torch.randn(3, 2)
+    arguments = (AffinePath(LINEAR), x, x.flip(0), torch.zeros(3), torch.ones(3))
+    expected = mean_flow_loss(network, *arguments).item()
+    with off():
+        assert mean_flow_loss(network, *arguments).item() == expected
+    frozen = torch.no_grad()(network.forward)  # forward mode does not mind
+    assert mean_flow_loss(frozen, *arguments).item() == expected
+    with pytest.raises(ValueError, match="runs under torch.inference_mode"):
+        mean_flow_loss(torch.inference_mode()(network.forward), *arguments)
+
+
+@pytest.mark.parametrize("measure", [path_energy, straightness])
+def test_the_way_of_a_single_state_has_no_length(measure):
+    x = torch.ones(3, 2)
+    end = solve(lambda x, t: x, x, torch.linspace(0, 1, 5), last_only=True)
+    with pytest.raises(ValueError, match="leave last_only out"):
+        measure(end)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import weakref
 
 import pytest
 import scipy.linalg
@@ -10,10 +11,21 @@ import torchdiffeq
 from point_mass import point_mass
 from scipy.integrate import solve_ivp
 
+from fmtutorial.diffusion import ddim, solve_sde
 from fmtutorial.distributions import GaussianMixture
 from fmtutorial.exact import ExactField
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath
-from fmtutorial.solvers import Solution, dpm_solver, euler, heun, log_snr_grid, midpoint, rk4, solve
+from fmtutorial.solvers import (
+    Solution,
+    dpm_solver,
+    euler,
+    heun,
+    log_snr_grid,
+    midpoint,
+    rk4,
+    solve,
+    solve_adaptive,
+)
 
 DOUBLE = torch.float64
 # order and evaluations a step
@@ -278,7 +290,7 @@ def test_dpm_solver_is_of_order_two_on_grids_of_log_snr(schedule):
     field, path, truth = exact_ring(schedule), AffinePath(schedule), ring_solution(schedule)
 
     def error(steps):
-        times = log_snr_grid(schedule, 0.05, 0.95, steps)
+        times = log_snr_grid(schedule, 0.05, 0.95, steps, DOUBLE)
         return (dpm_solver(field, START, times, path).last - truth).norm()
 
     assert math.log2(error(70) / error(140)) == pytest.approx(2, abs=0.15)
@@ -392,3 +404,105 @@ def test_dpm_solver_stops_at_a_state_that_is_not_finite(value):
 
     with pytest.raises(FloatingPointError, match="the last state is not finite"):
         dpm_solver(field, torch.zeros(3, 2), torch.linspace(0, 0.9, 4), AffinePath(LINEAR))
+
+
+# Precision of clock and state, memory, empty batches.
+
+
+RUNS = {
+    "solve": lambda x, grid, **o: solve(rising, x, grid, **o),
+    "dpm_solver": lambda x, grid, **o: dpm_solver(rising, x, grid, PATH, **o),
+    "solve_sde": lambda x, grid, **o: solve_sde(rising, x, grid, PATH, lambda t: 0.0, **o),
+    "ddim": lambda x, grid, **o: solve(rising, x, grid, ddim(PATH), **o),
+    "solve_adaptive": lambda x, grid, **o: solve_adaptive(
+        rising, x, grid[0].item(), grid[-1].item(), **o
+    ),
+}
+PATH = AffinePath(LINEAR)
+
+
+def rising(x, t):
+    return torch.ones_like(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_states_in_half_precision_are_refused(run, dtype):
+    """In bfloat16 a thousand steps of 1/1000 from 1 end at 1."""
+    with pytest.raises(TypeError, match=r"small steps vanish; integrate x\.float\(\)"):
+        run(torch.ones(1, 1, dtype=dtype), torch.linspace(0, 0.9, 11))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("run", list(RUNS.values())[:4], ids=list(RUNS)[:4])
+def test_grids_in_half_precision_are_refused(run, dtype):
+    with pytest.raises(TypeError, match="single or double precision"):
+        run(torch.ones(1, 1), torch.linspace(0, 0.9, 11, dtype=dtype))
+
+
+def test_a_network_in_half_precision_runs_in_the_way_that_the_message_names():
+    half = lambda x, t: rising(x.bfloat16(), t.bfloat16()).float()  # noqa: E731
+    for n in (10, 100, 1000):
+        last = solve(half, torch.ones(1, 1), torch.linspace(0, 1, n + 1)).last
+        # n roundings of float32 near 2
+        assert last.item() == pytest.approx(2, abs=2e-7 * n)
+
+
+def test_a_grid_in_double_precision_stays_inside_its_ends_for_states_in_single():
+    """1 − 1e-9 rounds to 1, where this field is not defined."""
+    seen = []
+
+    def field(x, t):
+        seen.append(t.max().item())
+        return x / (1 - t)[:, None]
+
+    for end, start in ((1 - 1e-9, 0.0), (0.0, 1 - 1e-9)):
+        grid = torch.tensor([start, 0.5, end], dtype=DOUBLE)
+        assert solve(field, torch.ones(1, 1), grid, heun).last.isfinite().all()
+    assert max(seen) == 1 - 2**-24
+
+
+def test_times_that_single_precision_cannot_tell_apart_are_refused():
+    grid = torch.tensor([0.0, 0.5, 0.5 + 1e-9], dtype=DOUBLE)
+    with pytest.raises(ValueError, match=r"the same in single precision.*x\.double\(\)"):
+        solve(rising, torch.ones(1, 1), grid)
+    assert solve(rising, torch.ones(1, 1, dtype=DOUBLE), grid).last.item() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_the_last_state_alone_is_the_same_and_keeps_no_other(run):
+    x, grid = torch.ones(3, 4), torch.linspace(0, 0.9, 11)
+    whole, end = run(x, grid), run(x, grid, last_only=True)
+    assert torch.equal(end.last, whole.last) and end.evaluations == whole.evaluations
+    assert end.states.shape == (1, 3, 4) and end.times.tolist() == whole.times[-1:].tolist()
+    for last in (whole.last, end.last):
+        assert last.untyped_storage().nbytes() == x.untyped_storage().nbytes()
+
+
+def test_memory_of_the_last_state_alone_does_not_grow_with_the_steps():
+    """States that die are counted by their finalisers, as the allocator's figures are not ours."""
+    alive, most = set(), 0
+
+    def field(x, t):
+        nonlocal most
+        alive.add(id(x))
+        weakref.finalize(x, alive.discard, id(x))
+        most = max(most, len(alive))
+        return torch.zeros_like(x)
+
+    with torch.no_grad():
+        solve(field, torch.ones(1, 1), torch.linspace(0, 1, 101), last_only=True)
+    assert most <= 3
+    with torch.no_grad():
+        solve(field, torch.ones(1, 1), torch.linspace(0, 1, 101))
+    assert most >= 100
+
+
+@pytest.mark.parametrize("run", list(RUNS.values())[:4], ids=list(RUNS)[:4])
+def test_an_empty_batch_stays_empty(run):
+    assert run(torch.ones(0, 2), torch.linspace(0, 0.9, 5)).states.shape == (5, 0, 2)
+
+
+def test_an_empty_batch_cannot_choose_its_step():
+    with pytest.raises(ValueError, match="holds no sample.*use solve"):
+        RUNS["solve_adaptive"](torch.ones(0, 2), torch.linspace(0, 0.9, 5))

@@ -3,7 +3,14 @@
 from fmtutorial.solvers.adaptive import solve_adaptive
 from fmtutorial.solvers.exponential import dpm_solver
 from fmtutorial.solvers.fixed import solve
-from fmtutorial.solvers.grids import check_grid, half_log_snr, log_snr_grid, time_of
+from fmtutorial.solvers.grids import (
+    check_grid,
+    clock,
+    half_log_snr,
+    level_grid,
+    log_snr_grid,
+    time_of,
+)
 from fmtutorial.solvers.steps import (
     CountedField,
     ScalarTimeField,
@@ -21,10 +28,12 @@ __all__ = [
     "Solution",
     "Step",
     "check_grid",
+    "clock",
     "dpm_solver",
     "euler",
     "half_log_snr",
     "heun",
+    "level_grid",
     "log_snr_grid",
     "midpoint",
     "rk4",

@@ -4,11 +4,13 @@ Chapter 5.
 """
 
 import math
+from collections import deque
 
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField, check_state
+from fmtutorial.fields import VelocityField, check_number
+from fmtutorial.solvers.grids import check_precision
 from fmtutorial.solvers.steps import CountedField, Solution
 
 # Row i holds the weights of stage i + 2. The last row is the step of order 5: its end is where the
@@ -35,6 +37,7 @@ def solve_adaptive(
     t1: float,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    last_only: bool = False,
 ) -> Solution:
     """Integrate dx/dt = v(x, t) from t0 to t1 with steps that keep the local error in bounds.
 
@@ -50,33 +53,39 @@ def solve_adaptive(
         t1: where to end; below t0 to go backwards, with the same field.
         rtol: relative tolerance of one step; below 1e-5 use float64.
         atol: absolute tolerance of one step, in the unit of x.
+        last_only: see ``solve``.
 
     Returns:
         The states after each accepted step, their times, and the number of evaluations.
 
     Raises:
-        TypeError: x is not a floating-point tensor.
-        ValueError: equal or non-finite times, a tolerance that is not positive, or a field that
-            returns another shape than that of x.
+        TypeError: x in half precision.
+        ValueError: equal times, or a tolerance that is not positive.
         FloatingPointError: the step has become too small for the floating-point type: the field
             is singular, discontinuous or not finite there, or the tolerance is out of reach.
 
     Source: Dormand and Prince 1980; Hairer, Nørsett and Wanner 1993, Sec. II.4. Chapter 5.
     """
-    check_state(x)
-    if not (math.isfinite(t0) and math.isfinite(t1) and t0 != t1):
-        raise ValueError(f"t0 = {t0} and t1 = {t1} must be two different finite times")
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"rtol = {rtol} and atol = {atol} must be positive")
+    check_precision(x)
+    for name, value in (("t0", t0), ("t1", t1)):
+        check_number(value, name)
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        check_number(value, name, low=0, without_low=True)
+    if len(x) == 0:
+        raise ValueError("x holds no sample, and the worst sample chooses the step; use solve")
+    if t0 == t1:
+        raise ValueError(f"t0 and t1 are both {t0}; pass two different times")
     counted, direction = CountedField(field), math.copysign(1.0, t1 - t0)
-    smallest = 10 * torch.finfo(x.dtype).eps * max(abs(t0), abs(t1))
+    epsilon = torch.finfo(x.dtype).eps
 
-    t, times, states = t0, [t0], [x]
+    t, times, states = t0, [t0], deque([x], maxlen=1 if last_only else None)
     first = counted(x, x.new_tensor(t))
     h = _first_step(counted, x, first, t0, t1, atol + rtol * x.abs())
-    growth = _MOST_GROWTH
+    growth, largest, stuck = _MOST_GROWTH, 0.0, False
     while t != t1:
-        if not h > smallest:
+        largest = max(largest, h)
+        # the tolerance is below the rounding of the state, or the stages' times would be the same
+        if stuck or not h > 10 * epsilon * max(abs(t), largest):
             raise FloatingPointError(
                 f"step size underflow: the step is {h:.1e} at t = {t:g}. The field is singular, "
                 "discontinuous or not finite there, or the tolerance is out of reach in "
@@ -94,8 +103,10 @@ def solve_adaptive(
             states.append(x)
             h, growth = h * min(growth, factor), _MOST_GROWTH
         else:  # an error that is not a number arrives here too
+            stuck = _sizes(epsilon * moved, scale).max().item() > 1
             h, growth = h * (max(_MOST_SHRINK, factor) if error > 1 else _MOST_SHRINK), 1.0
-    return Solution(x.new_tensor(times), torch.stack(states), counted.evaluations)
+    kept = x.new_tensor(times[-len(states) :])
+    return Solution(kept, torch.stack(tuple(states)), counted.evaluations)
 
 
 def _attempt(

@@ -1,14 +1,22 @@
 """A solver with fixed steps for dx/dt = v(x, t). Chapters 1 and 5."""
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField, check_state
-from fmtutorial.solvers.grids import check_grid
+from fmtutorial.fields import VelocityField
+from fmtutorial.solvers.grids import clock
 from fmtutorial.solvers.steps import CountedField, Solution, Step, euler
 
 
-def solve(field: VelocityField, x: Tensor, times: Tensor, step: Step = euler) -> Solution:
+def solve(
+    field: VelocityField,
+    x: Tensor,
+    times: Tensor,
+    step: Step = euler,
+    last_only: bool = False,
+) -> Solution:
     """Integrate dx/dt = v(x, t) over a grid of times, starting from x at the first.
 
     The order of the grid is the direction: a decreasing grid integrates backwards, with the same
@@ -17,26 +25,25 @@ def solve(field: VelocityField, x: Tensor, times: Tensor, step: Step = euler) ->
 
     Args:
         field: v(x, t) with t of shape (B,).
-        x: states at times[0], shape (B, *event).
+        x: states at times[0], shape (B, *event), in single or double precision.
         times: shape (T,), strictly monotone, T ≥ 2, inside the field's interval.
         step: euler, midpoint, heun or rk4.
+        last_only: keep the last state only, so that memory does not grow with the steps.
 
     Returns:
         The states at all times, and the number of evaluations.
 
     Raises:
-        TypeError: x or times are not floating-point tensors, or step is not callable.
-        ValueError: the grid is too short, not finite or not monotone, or the field returns another
-            shape than that of x.
+        TypeError: x or times in half precision, in which small steps vanish.
+        ValueError: the grid is too short, not finite or not monotone.
         FloatingPointError: a state is not finite; the message names the step.
 
     Chapters 1 and 5.
     """
-    check_state(x)
-    times = check_grid(times).to(x)
+    times = clock(times, x)
     if not callable(step):
         raise TypeError(f"step is {step!r}; pass a function such as fmtutorial.solvers.heun")
-    counted, states = CountedField(field), [x]
+    counted, states = CountedField(field), deque([x], maxlen=1 if last_only else None)
     for i, (t, end) in enumerate(zip(times[:-1], times[1:], strict=True)):
         x = step(counted, x, t, end - t)
         if not bool(torch.isfinite(x).all()):
@@ -45,4 +52,4 @@ def solve(field: VelocityField, x: Tensor, times: Tensor, step: Step = euler) ->
                 f"t = {t:g} to {end:g}: take smaller steps or stop before a singular end"
             )
         states.append(x)
-    return Solution(times, torch.stack(states), counted.evaluations)
+    return Solution(times[-len(states) :], torch.stack(tuple(states)), counted.evaluations)

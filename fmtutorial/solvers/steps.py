@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField, check_same_shape
+from fmtutorial.fields import VelocityField, check_callable, check_same_shape
 
 ScalarTimeField = Callable[[Tensor, Tensor], Tensor]
 """A field as a step sees it: v(x, t) with x of shape (B, *event) and one time of shape ()."""
@@ -49,8 +49,8 @@ def rk4(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
 class Solution(NamedTuple):
     """States on the grid of times.
 
-    ``states`` has shape (T, B, *event) and ``times`` shape (T,); ``evaluations`` counts the
-    calls of the field, each on the whole batch.
+    ``states`` has shape (T, B, *event) and ``times`` shape (T,), or T = 1 where only the last was
+    to be kept; ``evaluations`` counts the calls of the field, each on the whole batch.
     """
 
     times: Tensor
@@ -59,14 +59,15 @@ class Solution(NamedTuple):
 
     @property
     def last(self) -> Tensor:
-        """State at the last time of the grid, shape (B, *event)."""
-        return self.states[-1]
+        """State at the last time of the grid, shape (B, *event); a copy, which may outlive them."""
+        return self.states[-1].clone()
 
 
 class CountedField:
     """A field as a step sees it, with one time of shape () for the batch; it counts its calls."""
 
     def __init__(self, field: VelocityField) -> None:
+        check_callable(field, "field")
         self.field, self.evaluations = field, 0
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
