@@ -188,11 +188,18 @@ def test_tensors_that_are_others(state, tmp_path, monkeypatch, name):
     assert refused(load, tmp_path / "spoiled.pt")
 
 
+def counting(number):
+    """All moments after this many steps."""
+    count = torch.tensor(float(number))
+    return lambda o: {"state": {i: one | {"step": count} for i, one in o["state"].items()}}
+
+
 MOMENT = ("optimizer", "state", 5)
 RUNS = {
     "steps below 0": {("done",): -1, ("updates",): -1},
     "no step done, three taken": {("done",): 0, ("updates",): 0},
-    "more steps than there are": {("done",): 9, ("updates",): 9},
+    "more steps than there are": {("done",): 9, ("updates",): 9, ("optimizer",): counting(9)},
+    "more steps than moments": {("done",): 4, ("updates",): 4},
     "more averages than steps": {("updates",): 4},
     "a truth for a number": {("done",): True, ("updates",): True},
     "seconds below 0": {("seconds",): -1.0},
@@ -262,6 +269,22 @@ def test_scalers_that_would_go_wild(tmp_path, monkeypatch, name):
     for value in [DROP, *SCALER[name]]:
         spoiled = changed(sound, ("scaler", name), value)
         assert refused_in_memory(spoiled, monkeypatch), value
+
+
+def test_a_scaler_skips_steps_of_all_weights_alike(state, monkeypatch):
+    """Of three steps, none to three may have been taken; in half precision only."""
+    scaled = changed(state, ("settings", "precision"), "float16")
+    scaled |= {"scaler": torch.amp.GradScaler("cpu").state_dict()}
+    moments = state["optimizer"]
+    for taken in (1, 2, 3):
+        assert settings_of(scaled | {"optimizer": counting(taken)(moments)}, CPU)
+    assert settings_of(scaled | {"optimizer": {"state": {}}}, CPU)
+    for wrong in (-1, 0.5, 2.5, 4):
+        spoiled = scaled | {"optimizer": counting(wrong)(moments)}
+        assert refused_in_memory(spoiled, monkeypatch), wrong
+    spoiled = changed(scaled, (*MOMENT, "step"), torch.tensor(2.0))  # and the others three
+    assert refused_in_memory(spoiled, monkeypatch)
+    assert refused_in_memory(state | {"optimizer": counting(2)(moments)}, monkeypatch)
 
 
 # The bytes of both kinds of files.
