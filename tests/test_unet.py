@@ -7,7 +7,7 @@ import torch
 from image_networks import awake, image_batch
 
 from fmtutorial.networks import UNet
-from fmtutorial.networks.unet import Attention, ResidualBlock
+from fmtutorial.networks.unet import Attention, Double, Halve, Pixelwise, ResidualBlock
 
 
 def normalised(x):
@@ -40,6 +40,39 @@ def test_attention_pixel_by_pixel(generator):
             seen = sum(w * v[m] for m, w in enumerate(energies)) / sum(energies)
             expected[b, :, i, j] += attention.leave.weight[:, :, 0, 0] @ seen + attention.leave.bias
     torch.testing.assert_close(attention(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(
+    "fast, plain, options",
+    [
+        (Pixelwise, torch.nn.Conv2d, {"kernel_size": 1}),
+        (Halve, torch.nn.Conv2d, {"kernel_size": 2, "stride": 2}),
+        (Double, torch.nn.ConvTranspose2d, {"kernel_size": 2, "stride": 2}),
+    ],
+)
+def test_products_of_matrices_are_the_convolutions(fast, plain, options, layout, generator):
+    """Values and gradients, with the same weights, of images that are not square and none."""
+    fast, plain = (kind(3, 5, **options).double() for kind in (fast, plain))
+    plain.load_state_dict(fast.state_dict())
+    for n in (2, 0):
+        x = torch.randn(n, 3, 4, 6, generator=generator, dtype=torch.float64)
+        x = x.contiguous(memory_format=layout).requires_grad_()
+        results = []
+        for layer in (fast, plain):
+            y = layer(x)
+            weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
+            results.append([y, *torch.autograd.grad((y * weights).sum(), [x, *layer.parameters()])])
+        for ours, theirs in zip(*results, strict=True):
+            # sums of twelve products in another order
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_layouts_are_kept(generator):
+    """Else every layer would copy, which is what makes them slow."""
+    x = torch.randn(2, 4, 4, 6, generator=generator).contiguous(memory_format=torch.channels_last)
+    for layer in (Pixelwise(4, 8, 1), Halve(4, 8, 2, stride=2), Double(4, 8, 2, stride=2)):
+        assert layer(x).is_contiguous(memory_format=torch.channels_last)
 
 
 def silu(x):
