@@ -108,6 +108,21 @@ def leaves(x):
     raise SystemExit(3)
 
 
+class Quiet(BaseException):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def quiet(x):
+    raise Quiet
+
+
+class Liar(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
 @pytest.mark.parametrize(
     ("function", "status", "text"),
     [
@@ -126,6 +141,8 @@ def leaves(x):
         (in_place, "error", "changes its argument number 1 in place"),
         (raises, "error", "Line 3 of raises, `return y \\+ missing.*NameError"),
         (leaves, "error", "SystemExit: 3"),
+        (quiet, "error", "With .*: Quiet$"),
+        (lambda x: (2 * x).as_subclass(Liar), "error", "returns a Liar, and a tensor is wanted"),
         (unsupported, "error", "NotImplementedError: linalg_eig"),
         (lambda x: (2 * x).to_sparse(), "error", "a plain one on the CPU is wanted"),
         (lambda x: (2 * x).to("meta"), "error", "on the device meta; a plain one on the CPU"),
