@@ -10,7 +10,14 @@ from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from torch import Tensor
 
 from fmtutorial.diffusion import as_velocity
-from fmtutorial.fields import VelocityField, check_callable, check_number, expand_time
+from fmtutorial.fields import (
+    VelocityField,
+    check_callable,
+    check_kind,
+    check_number,
+    check_same_shape,
+    expand_time,
+)
 from fmtutorial.paths import AffinePath, Schedule
 
 
@@ -35,7 +42,14 @@ def reverse_time(field: VelocityField) -> VelocityField:
 
 def _reversed(field: VelocityField, length: float, x: Tensor, t: Tensor) -> Tensor:
     """Return −field at the time that is measured from the other end, in a unit of its own."""
-    return -field(x, (1 - t) * length)
+    return -_answer(field, x, (1 - t) * length)
+
+
+def _answer(model: VelocityField, x: Tensor, t: Tensor) -> Tensor:
+    """Return model(x, t), or raise if it is no state of the shape of x."""
+    answer = model(x, t)
+    check_same_shape(answer, x, "prediction, x")
+    return answer
 
 
 def from_diffusers(model: VelocityField, train_timesteps: int = 1000) -> VelocityField:
@@ -62,7 +76,7 @@ def to_diffusers(field: VelocityField, train_timesteps: int = 1000) -> VelocityF
 
 
 def _to_diffusers(field: VelocityField, steps: float, x: Tensor, k: Tensor) -> Tensor:
-    return -field(x, 1 - k / steps)
+    return -_answer(field, x, 1 - k / steps)
 
 
 def from_v_prediction(model: VelocityField, path: AffinePath) -> VelocityField:
@@ -78,6 +92,7 @@ def from_v_prediction(model: VelocityField, path: AffinePath) -> VelocityField:
     Source: Salimans and Ho 2022, App. D.
     """
     check_callable(model, "model")
+    check_kind(path, AffinePath, "path")
     return partial(_from_v_prediction, model, path)
 
 
@@ -87,7 +102,7 @@ def _from_v_prediction(model: VelocityField, path: AffinePath, x: Tensor, t: Ten
     alpha, sigma = s.alpha(time), s.sigma(time)
     if not torch.allclose(alpha**2 + sigma**2, torch.ones_like(time), atol=1e-5):
         raise ValueError(f"v-prediction needs α² + σ² = 1; {s} is another schedule")
-    predicted = model(x, t)
+    predicted = _answer(model, x, t)
     data, noise = alpha * x - sigma * predicted, sigma * x + alpha * predicted
     return s.alpha_dot(time) * data + s.sigma_dot(time) * noise
 
@@ -149,7 +164,12 @@ def ddpm_schedule(betas: Tensor) -> Schedule:
     if not isinstance(betas, Tensor) or betas.dtype not in (torch.float32, torch.float64):
         kind = betas.dtype if isinstance(betas, Tensor) else type(betas).__name__
         raise TypeError(f"betas are of type {kind}; pass a tensor in single or double precision")
-    if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
+    if (
+        betas.layout != torch.strided
+        or betas.ndim != 1
+        or len(betas) == 0
+        or not bool(((betas > 0) & (betas < 1)).all())
+    ):
         raise ValueError(f"betas has shape {tuple(betas.shape)}; pass (T,) numbers in (0, 1)")
     # NumPy's double precision: the device of the betas may have none
     rates = np.log1p(-betas.detach().cpu().numpy().astype(np.float64))

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from fmtutorial.fields import (
     VelocityField,
     check_callable,
+    check_kind,
     check_number,
     check_same_shape,
     check_times,
@@ -54,6 +55,7 @@ def noise_prediction_loss(
     Source: Ho et al. 2020, Eq. 14. Chapter 7.
     """
     check_callable(network, "network")
+    check_kind(path, AffinePath, "path")
     noise = network(path.sample(x0, x1, t).x_t, t)
     check_same_shape(noise, x0, "prediction, x0")
     return mean_squared_norm(noise - x0)
@@ -69,6 +71,7 @@ def as_velocity(network: VelocityField, path: AffinePath, given: str) -> Velocit
         ValueError: an unknown quantity.
     """
     check_callable(network, "network")
+    check_kind(path, AffinePath, "path")
     if given not in QUANTITIES:
         raise ValueError(f'unknown quantity "{given}"; choose from {", ".join(QUANTITIES)}')
     return partial(_converted, network, path, given)
@@ -98,6 +101,8 @@ def change_schedule(field: VelocityField, path: AffinePath, wanted: AffinePath) 
     Source: Karras et al. 2022, App. B.2. Chapter 7.
     """
     check_callable(field, "field")
+    check_kind(path, AffinePath, "path")
+    check_kind(wanted, AffinePath, "wanted")
     return partial(_changed, field, path, wanted)
 
 
@@ -134,6 +139,7 @@ def ddim(path: AffinePath, eta: float = 0.0, generator: Generator | None = None)
 
     Source: Song, Meng and Ermon 2021, Eq. 12 and 16. Chapter 7.
     """
+    check_kind(path, AffinePath, "path")
     check_number(eta, "eta", 0, 1)
     generator_device(generator)  # refuses a seed
     return partial(_ddim_step, path, eta, generator)
@@ -172,6 +178,7 @@ def reversal_noise_level(schedule: Schedule) -> Callable[[Tensor], Tensor]:
 
     Source: Anderson 1982; Song, Sohl-Dickstein et al. 2021. Chapter 7.
     """
+    check_kind(schedule, Schedule, "schedule")
     return partial(_reversal_noise_level, schedule)
 
 
@@ -218,12 +225,17 @@ def solve_sde(
     Chapter 7.
     """
     times = clock(times, x)
+    check_kind(path, AffinePath, "path")
     check_callable(noise_level, "noise_level")
     generator_device(generator)  # refuses a seed
     counted, states = CountedField(field), deque([x], maxlen=1 if last_only else None)
     for t, end in zip(times[:-1], times[1:], strict=True):
-        h, level = end - t, torch.as_tensor(noise_level(t))
-        if level.ndim or not 0 <= level < torch.inf:
+        h, level = end - t, noise_level(t)
+        if not isinstance(level, Tensor | float) or isinstance(level, Tensor) and level.ndim:
+            raise TypeError(
+                f"the noise level is {level!r} at t = {t:g}; return a tensor of shape ()"
+            )
+        if not 0 <= level < torch.inf:
             raise ValueError(f"the noise level is {level:g} at t = {t:g}; it must be finite, ≥ 0")
         velocity = counted(x, t)
         moved = x + h * velocity

@@ -3,6 +3,7 @@
 import math
 import sys
 from numbers import Integral, Real
+from types import UnionType
 from typing import Protocol
 
 import torch
@@ -62,6 +63,8 @@ def _check_time_type(t: Tensor) -> None:
     if not isinstance(t, Tensor) or not t.is_floating_point():
         kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"t is of type {kind}; pass a floating-point tensor of shape (B,)")
+    if t.layout is not torch.strided:
+        raise TypeError(f"t has layout {t.layout}; pass t.to_dense()")
 
 
 def check_times(t: Tensor, what: str, open_end: bool = False) -> None:
@@ -143,6 +146,17 @@ def check_callable(value: object, name: str) -> None:
         raise TypeError(f"{name} is of type {type(value).__name__}; pass a function or a module")
 
 
+def check_kind(value: object, kind: type | UnionType, name: str) -> None:
+    """Raise unless value is of a class, or of one of several.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, kind):
+        wanted = " or a ".join(one.__name__ for one in getattr(kind, "__args__", (kind,)))
+        raise TypeError(f"{name} is of type {type(value).__name__}; pass a {wanted}")
+
+
 def expand_time(t: Tensor, x: Tensor) -> Tensor:
     """Give t of shape (B,) the dimensions of x, so that t * x multiplies sample by sample.
 
@@ -170,6 +184,11 @@ def expand_time(t: Tensor, x: Tensor) -> Tensor:
             "use t.flatten() for (B, 1), torch.full((B,), t) for a single time"
         )
     return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def flatten(x: Tensor) -> Tensor:
+    """Return the states as rows, shape (B, D); also where B = 0 or an event is one number."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def generator_device(generator: Generator | None) -> torch.device:

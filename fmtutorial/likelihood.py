@@ -7,7 +7,16 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.distributions import Gaussian, GaussianMixture
-from fmtutorial.fields import VelocityField, check_same_shape, check_state, expand_time
+from fmtutorial.fields import (
+    VelocityField,
+    check_callable,
+    check_kind,
+    check_same_shape,
+    check_state,
+    expand_time,
+    flatten,
+    generator_device,
+)
 from fmtutorial.solvers import Step, check_grid, rk4, solve
 
 METHODS = ("exact", "hutchinson")
@@ -21,6 +30,8 @@ def rademacher_like(x: Tensor, generator: Generator | None = None) -> Tensor:
 
     Source: Hutchinson 1990.
     """
+    check_state(x)
+    generator_device(generator)  # refuses a seed
     return torch.randint(0, 2, x.shape, generator=generator, device=x.device).to(x) * 2 - 1
 
 
@@ -69,6 +80,7 @@ def _velocity_and_divergence(
         raise ValueError('pass a probe of the shape of x with method="hutchinson", and only then')
     check_state(x)
     expand_time(t, x)
+    check_callable(field, "field")
     training = torch.is_grad_enabled()
     with _gradients():
         x, t, probe = (_outside_inference(value) for value in (x, t, probe))
@@ -79,12 +91,12 @@ def _velocity_and_divergence(
         elif method == "hutchinson":
             result = _hutchinson(v, x, probe, training)
         else:
-            flat, ones = v.reshape(len(x), -1), x.new_ones(len(x))
+            flat, ones = flatten(v), x.new_ones(len(x))
             result = sum(  # not unbind(), whose backward pass would build all columns each time
-                _pullback(flat[:, i], x, ones, training).reshape(len(x), -1)[:, i]
+                flatten(_pullback(flat[:, i], x, ones, training))[:, i]
                 for i in range(flat.shape[1])
             )
-    if not bool(result.any()):
+    if len(x) and not bool(result.any()):
         _check_gradients(field, x, t)
     return (v, result) if training else (v.detach(), result.detach())
 
@@ -117,7 +129,7 @@ def _velocity(field: VelocityField, x: Tensor, t: Tensor) -> Tensor:
 
 def _hutchinson(v: Tensor, x: Tensor, probe: Tensor, create_graph: bool) -> Tensor:
     check_same_shape(probe, x, "probe, x")
-    return (_pullback(v, x, probe, create_graph) * probe).reshape(len(x), -1).sum(dim=1)
+    return flatten(_pullback(v, x, probe, create_graph) * probe).sum(dim=1)
 
 
 def _check_gradients(field: VelocityField, x: Tensor, t: Tensor) -> None:
@@ -137,7 +149,7 @@ def _check_gradients(field: VelocityField, x: Tensor, t: Tensor) -> None:
         # where rounding, eps / h, and truncation, h², cost about the same
         short = torch.finfo(x.dtype).eps ** (1 / 3) * (1 + x.abs().max().item())
         long_change, change = (
-            ((field(x + h * probe, t) - field(x - h * probe, t)) * probe).reshape(len(x), -1).sum(1)
+            flatten((field(x + h * probe, t) - field(x - h * probe, t)) * probe).sum(dim=1)
             / (2 * h)
             for h in (2 * short, short)
         )
@@ -200,17 +212,17 @@ def transport(
         raise ValueError(f"log_prob has shape {shape}; pass ({len(x)},), a density for each state")
     check_state(log_prob, "log_prob")
     check_grid(times)
-    if not torch.is_grad_enabled():  # training by it would pay for this at every step
+    if len(x) and not torch.is_grad_enabled():  # training by it would pay for this at every step
         _check_gradients(field, x, times[:1].to(x).expand(len(x)))
     shape = x.shape
 
     def joint(state: Tensor, t: Tensor) -> Tensor:
         position = state[:, :-1].reshape(shape)
         v, rate = _velocity_and_divergence(field, position, t, method, probe)
-        return torch.cat([v.reshape(len(state), -1), -rate[:, None]], dim=1)
+        return torch.cat([flatten(v), -rate[:, None]], dim=1)
 
-    start = torch.cat([x.reshape(len(x), -1), log_prob[:, None]], dim=1)
-    end = solve(joint, start, times, step).last
+    start = torch.cat([flatten(x), log_prob[:, None]], dim=1)
+    end = solve(joint, start, times, step, last_only=True).last
     return end[:, :-1].reshape(shape), end[:, -1]
 
 
@@ -247,6 +259,8 @@ def log_likelihood(
 
     Source: Grathwohl et al. 2019, Eq. 4. Chapter 1.
     """
+    check_state(x)
+    check_kind(base, Gaussian | GaussianMixture, "base")
     if bool(check_grid(times)[0] < times[-1]):
         raise ValueError("times must decrease, from the data to the base: torch.linspace(1, 0, n)")
     noise, gained = transport(field, x, x.new_zeros(len(x)), times, step, method, probe)

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fmtutorial.fields import (
     VelocityField,
     check_callable,
+    check_kind,
     check_same_shape,
     check_times,
     expand_time,
@@ -75,6 +76,7 @@ def straightness(solution: Solution) -> float:
 
 
 def _check_whole(solution: Solution) -> None:
+    check_kind(solution, Solution, "solution")
     if len(solution.times) < 2 or solution.states.shape[1] == 0:
         raise ValueError(
             f"the solution has states of shape {tuple(solution.states.shape)}; a way has two or "
@@ -135,6 +137,7 @@ def mean_flow_loss(
     Source: Geng et al. 2025, Eq. 6 to 11, with time reversed. Chapter 6.
     """
     check_callable(mean_velocity, "mean_velocity")
+    check_kind(path, AffinePath, "path")
     sample = path.sample(x0, x1, start)
     check_times(end, "a path")
     length = expand_time(end, x0) - expand_time(start, x0)

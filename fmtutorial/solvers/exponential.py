@@ -5,7 +5,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField, check_times
+from fmtutorial.fields import VelocityField, check_kind, check_times
 from fmtutorial.paths import AffinePath
 from fmtutorial.solvers.grids import clock
 from fmtutorial.solvers.steps import CountedField, Solution
@@ -39,6 +39,7 @@ def dpm_solver(
     Source: Lu et al. 2022, DPM-Solver++, Algorithm 2. Chapter 5.
     """
     times = clock(times, x)
+    check_kind(path, AffinePath, "path")
     check_times(times, "a path")
     if times[0] > times[-1]:
         raise ValueError("times must increase: DPM-Solver++ goes from noise to data")

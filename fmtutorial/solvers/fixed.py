@@ -5,7 +5,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField
+from fmtutorial.fields import VelocityField, check_same_shape
 from fmtutorial.solvers.grids import clock
 from fmtutorial.solvers.steps import CountedField, Solution, Step, euler
 
@@ -45,7 +45,9 @@ def solve(
         raise TypeError(f"step is {step!r}; pass a function such as fmtutorial.solvers.heun")
     counted, states = CountedField(field), deque([x], maxlen=1 if last_only else None)
     for i, (t, end) in enumerate(zip(times[:-1], times[1:], strict=True)):
-        x = step(counted, x, t, end - t)
+        moved = step(counted, x, t, end - t)
+        check_same_shape(moved, x, "result of step, x")
+        x = moved
         if not bool(torch.isfinite(x).all()):
             raise FloatingPointError(
                 f"the state is not finite after step {i + 1} of {len(times) - 1}, from "

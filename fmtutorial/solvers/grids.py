@@ -8,8 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import check_count, check_number, check_state, check_times
+from fmtutorial.fields import check_count, check_kind, check_number, check_state, check_times
 from fmtutorial.paths import Schedule
+
+WIDE = (torch.float32, torch.float64)
+"""The types in which a clock keeps its steps."""
 
 
 def check_grid(times: Tensor) -> Tensor:
@@ -19,7 +22,7 @@ def check_grid(times: Tensor) -> Tensor:
         TypeError: times are no tensor of single or double precision.
         ValueError: the grid is too short, not finite or not monotone.
     """
-    if not isinstance(times, Tensor) or times.dtype not in (torch.float32, torch.float64):
+    if not isinstance(times, Tensor) or times.dtype not in WIDE or times.layout != torch.strided:
         kind = times.dtype if isinstance(times, Tensor) else type(times).__name__
         raise TypeError(
             f"times must be a floating-point tensor of single or double precision, such as "
@@ -42,7 +45,7 @@ def check_precision(x: Tensor) -> None:
         TypeError: it is not.
     """
     check_state(x)
-    if x.dtype not in (torch.float32, torch.float64):
+    if x.dtype not in WIDE:
         raise TypeError(
             f"x has dtype {x.dtype}, in which small steps vanish; integrate x.float(), and let the "
             "field cast: lambda x, t: network(x.half(), t.half()).float(), or use torch.autocast"
@@ -88,6 +91,7 @@ def half_log_snr(schedule: Schedule, t: Tensor) -> Tensor:
 
     Source: Kingma et al. 2021, Sec. 3.1. Chapter 5.
     """
+    check_kind(schedule, Schedule, "schedule")
     check_times(t, "a path")
     return torch.log(schedule.alpha(t) / schedule.sigma(t))
 
@@ -106,7 +110,8 @@ def time_of(schedule: Schedule, value: Tensor) -> Tensor:
         TypeError: value is not a floating-point tensor.
         ValueError: a value is NaN.
     """
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    check_kind(schedule, Schedule, "schedule")
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_sparse:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"value is of type {kind}; pass a floating-point tensor")
     if bool(value.isnan().any()):
@@ -140,6 +145,8 @@ def log_snr_grid(
 
     Source: Lu et al. 2022, DPM-Solver. Chapter 5.
     """
+    check_kind(schedule, Schedule, "schedule")
+    _check_dtype(dtype)
     check_count(steps, "steps")
     check_number(start, "start", 0, 1)
     check_number(end, "end", 0, 1)
@@ -182,6 +189,7 @@ def level_grid(
 
     Source: Song, Meng and Ermon 2021, App. D.2, for a subsequence of the levels. Chapter 7.
     """
+    _check_dtype(dtype)
     check_count(levels, "levels")
     check_count(steps, "steps")
     check_count(last, "last", least=0)
@@ -194,3 +202,8 @@ def level_grid(
         )
     down = [unit * ((2 * i * span + steps) // (2 * steps)) for i in range(steps + 1)]
     return torch.tensor([k / levels for k in down], dtype=dtype)
+
+
+def _check_dtype(dtype: torch.dtype | None) -> None:
+    if dtype is not None and dtype not in WIDE:
+        raise TypeError(f"dtype is {dtype!r}; pass torch.float32, torch.float64 or None")

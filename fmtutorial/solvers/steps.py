@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField, check_callable, check_same_shape
+from fmtutorial.fields import VelocityField, check_callable, check_same_shape, check_state
 
 ScalarTimeField = Callable[[Tensor, Tensor], Tensor]
 """A field as a step sees it: v(x, t) with x of shape (B, *event) and one time of shape ()."""
@@ -72,6 +72,9 @@ class CountedField:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return v(x, t) for all samples at one time."""
+        check_state(x)
+        if not isinstance(t, Tensor) or t.shape != ():
+            raise ValueError(f"t is {t!r}; a step gives its field one time, a tensor of shape ()")
         self.evaluations += 1
         velocity = self.field(x, t.expand(len(x)))
         check_same_shape(velocity, x, "v, x")
