@@ -16,12 +16,12 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 
 handle(leave)
+sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
 warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
 try:
     from fmtutorial.images.command import main
 
-    if sys.stdout:
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a letter
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a letter
     main()
 finally:
     handle(signal.SIG_IGN)  # what is left to do has no use for them
