@@ -253,9 +253,7 @@ def solution():
 
 def some_solution():
     found = solution()
-    return thing(
-        found, states=found.states, pair=tuple(found)[:2], empty=found._replace(states=None)
-    )
+    return thing(found, states=found.states, pair=tuple(found)[:2])
 
 
 def loss_of(network):
@@ -652,6 +650,11 @@ CALLS = {
         "name": Argument("n", {}),
         "least": Argument(1, {}),
     },
+    "fields.check_kind": lambda: {
+        "value": path(),
+        "kind": Argument(AffinePath, {}),
+        "name": Argument("path", {}),
+    },
     "fields.check_number": lambda: {
         "value": number(0.5, 0, 1),
         "name": Argument("n", {}),
@@ -803,6 +806,7 @@ CALLS = {
     "images.sampling.check_seed": lambda: {"seed": count(0, 0)},
     "images.sampling.evaluations": lambda: {"method": name("heun"), "steps": count(3)},
     "images.sampling.generate": lambda: {
+        "last_only": flag(False),
         "network": function(labelled),
         "labels": class_labels(3),
         **{key: argument for key, argument in sampler().items()},
@@ -824,6 +828,7 @@ CALLS = {
         "then": lambda made: None,
     },
     "images.sampling.sample": lambda: {
+        "last_only": flag(False),
         "field": function(velocity),
         "x0": state(plane()),
         **sampler(),
@@ -1136,6 +1141,7 @@ LEFT_OUT = {
         + ["images.sampling.heun_to_data"],
         "one line of arithmetic, called by a solver that has checked everything",
     ),
+    "fields.flatten": "one line of arithmetic on a state that has been checked",
     **dict.fromkeys(
         ["distributions.Observation", "paths.PathSample", "fields.VelocityField"],
         "made by the package, or a type",
