@@ -86,7 +86,6 @@ def half_log_snr(schedule: Schedule, t: Tensor) -> Tensor:
         t: times in [0, 1], any shape; ℓ is −∞ where α = 0 and +∞ where σ = 0.
 
     Raises:
-        TypeError: t is not a floating-point tensor.
         ValueError: a time is outside [0, 1].
 
     Source: Kingma et al. 2021, Sec. 3.1. Chapter 5.
