@@ -10,7 +10,7 @@ from functools import cached_property
 from torch import Tensor
 
 from fmtutorial.distributions import Gaussian, GaussianMixture, Observation
-from fmtutorial.fields import check_state, check_times, expand_time
+from fmtutorial.fields import check_kind, check_state, check_times, expand_time
 from fmtutorial.paths import AffinePath
 
 
@@ -39,8 +39,7 @@ class ExactField:
     target: GaussianMixture | Gaussian | Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, AffinePath):
-            raise TypeError(f"path is {self.path!r}; pass an AffinePath")
+        check_kind(self.path, AffinePath, "path")
         _ = self._mixture  # validates the target
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

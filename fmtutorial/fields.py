@@ -49,7 +49,7 @@ def check_same_shape(x: Tensor, y: Tensor, names: str) -> None:
         TypeError: one of them is not a floating-point tensor.
         ValueError: the shapes differ.
     """
-    first, second = names.split(", ")
+    first, second = names.rsplit(", ", 1)
     check_state(x, first)
     check_state(y, second)
     if x.shape != y.shape:

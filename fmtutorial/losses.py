@@ -10,6 +10,7 @@ from fmtutorial.fields import (
     VelocityField,
     check_callable,
     check_count,
+    check_kind,
     check_number,
     check_same_shape,
     check_state,
@@ -68,8 +69,7 @@ def flow_matching_loss(
     Source: Lipman et al. 2023, Eq. 9. Chapter 3.
     """
     check_callable(field, "field")
-    if not isinstance(path, AffinePath):
-        raise TypeError(f"path is {path!r}; pass an AffinePath")
+    check_kind(path, AffinePath, "path")
     sample = path.sample(x0, x1, t)
     v = field(sample.x_t, t)
     check_same_shape(v, sample.velocity, "v, target")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fmtutorial.fields import (
     check_callable,
+    check_kind,
     check_number,
     check_same_shape,
     check_times,
@@ -166,8 +167,7 @@ class AffinePath:
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Schedule):
-            raise TypeError(f"schedule is {self.schedule!r}; pass a Schedule, such as LINEAR")
+        check_kind(self.schedule, Schedule, "schedule")
 
     def sample(self, x0: Tensor, x1: Tensor, t: Tensor) -> PathSample:
         """Return x_t = α x₁ + σ x₀ and its time derivative α̇ x₁ + σ̇ x₀.

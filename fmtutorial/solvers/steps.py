@@ -73,8 +73,10 @@ class CountedField:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return v(x, t) for all samples at one time."""
         check_state(x)
-        if not isinstance(t, Tensor) or t.shape != ():
-            raise ValueError(f"t is {t!r}; a step gives its field one time, a tensor of shape ()")
+        if not isinstance(t, Tensor) or t.shape != () or t.dtype != x.dtype:
+            raise TypeError(
+                f"t is {t!r}; a step gives its field one time of shape (), typed like x"
+            )
         self.evaluations += 1
         velocity = self.field(x, t.expand(len(x)))
         check_same_shape(velocity, x, "v, x")
