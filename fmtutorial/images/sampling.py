@@ -64,6 +64,7 @@ def sample(
     steps: int = 25,
     noise_level: float = 1.0,
     generator: Generator | None = None,
+    last_only: bool = False,
 ) -> Solution:
     """Take noise to data by one of the book's samplers, on an even grid of times.
 
@@ -77,6 +78,7 @@ def sample(
         steps: of the grid; "adaptive" chooses its own.
         noise_level: of "sde" at t = 0; at time t it is w(t) = noise_level · (1 − t).
         generator: of the noise of "ddpm" and "sde", on the device of x0.
+        last_only: see ``solve``.
 
     Raises:
         ValueError: an unknown method, or a negative level.
@@ -90,14 +92,18 @@ def sample(
         raise ValueError(f'unknown sampler "{method}"; choose from {", ".join(SAMPLERS)}')
     times, path = torch.linspace(0, 1, steps + 1), AffinePath(LINEAR)
     if method in STEPS:
-        return solve(field, x0, times, STEPS[method])
+        return solve(field, x0, times, STEPS[method], last_only)
     if method == "dpm":
-        return dpm_solver(field, x0, times, path)
+        return dpm_solver(field, x0, times, path, last_only)
     if method == "ddpm":
-        return solve(field, x0, times, ddim(path, 1.0, generator))
+        return solve(field, x0, times, ddim(path, 1.0, generator), last_only)
     if method == "sde":
-        return solve_sde(field, x0, times, path, lambda t: noise_level * (1 - t), generator)
-    return solve_adaptive(field, x0, 0.0, 1.0, 1e-4, 1e-4)
+
+        def level(t: Tensor) -> Tensor:
+            return noise_level * (1 - t)
+
+        return solve_sde(field, x0, times, path, level, generator, last_only)
+    return solve_adaptive(field, x0, 0.0, 1.0, 1e-4, 1e-4, last_only)
 
 
 def image_field(
@@ -157,6 +163,7 @@ def generate(
     start: Generator,
     later: Generator,
     precision: torch.dtype,
+    last_only: bool = False,
 ) -> Solution:
     """Draw the noise that digits of these labels begin with, and take it to data.
 
@@ -170,6 +177,7 @@ def generate(
         start: of the noise to begin with, on the CPU; see ``noise_generators``.
         later: of later noise, on the device of the labels.
         precision: see ``image_field``.
+        last_only: see ``solve``.
 
     Returns:
         States of shape (B, 1, 28, 28).
@@ -180,7 +188,7 @@ def generate(
     generator_device(start)
     x0 = torch.randn(len(labels), 1, 28, 28, generator=start, device="cpu").to(labels.device)
     field = image_field(network, labels, scale, precision)
-    return sample(field, x0, method, steps, noise_level, later)
+    return sample(field, x0, method, steps, noise_level, later, last_only)
 
 
 def sample_digits(
@@ -219,5 +227,7 @@ def sample_digits(
     check_count(batch, "batch")
     start, later = noise_generators(seed, labels.device)
     for part in labels.split(int(batch)):
-        made = generate(network, part, method, steps, scale, noise_level, start, later, precision)
+        made = generate(
+            network, part, method, steps, scale, noise_level, start, later, precision, True
+        )
         yield to_pixels(made.last)

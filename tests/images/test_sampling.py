@@ -180,6 +180,18 @@ def test_defaults_are_heun_with_25_steps():
     )
 
 
+@pytest.mark.parametrize("method", SAMPLERS)
+def test_the_last_state_alone_is_the_last_of_all(method):
+    x0 = normal(3, *EVENT)
+    every, last = (
+        sample(MIXTURE, x0, method, 6, 1.0, torch.Generator().manual_seed(1), only)
+        for only in (False, True)
+    )
+    assert len(last.states) == 1 < len(every.states)
+    assert torch.equal(last.last, every.last)
+    assert last.evaluations == every.evaluations
+
+
 @pytest.mark.parametrize("method", ["ddpm", "sde"])
 def test_fresh_noise_comes_from_the_generator(method):
     x0, state = normal(3, *EVENT), torch.get_rng_state()
