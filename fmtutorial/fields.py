@@ -153,8 +153,8 @@ def check_kind(value: object, kind: type | UnionType, name: str) -> None:
         TypeError: it is not.
     """
     if not isinstance(value, kind):
-        wanted = " or a ".join(one.__name__ for one in getattr(kind, "__args__", (kind,)))
-        raise TypeError(f"{name} is of type {type(value).__name__}; pass a {wanted}")
+        wanted = " or ".join(one.__name__ for one in getattr(kind, "__args__", (kind,)))
+        raise TypeError(f"{name} is of type {type(value).__name__}, not {wanted}")
 
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:

@@ -387,7 +387,7 @@ def test_an_empty_batch_has_an_empty_answer(name):
 @pytest.mark.parametrize(
     "path, target, match",
     [
-        (LINEAR, torch.zeros(3, 2), "path is Schedule"),
+        (LINEAR, torch.zeros(3, 2), "path is of type Schedule"),
         (AffinePath(LINEAR), "ring", "target is a str"),
         (AffinePath(LINEAR), torch.zeros(0, 2), r"means have shape \(0, 2\)"),
         (AffinePath(LINEAR), torch.full((3, 2), math.nan), "not finite"),

@@ -23,6 +23,7 @@ LEVELS = {
     "paths": 1,
     "networks": 1,
     "training": 1,
+    "assignment": 1,
     "checkpoints": 1,
     "couplings": 1,
     "labs": 1,
