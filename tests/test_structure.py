@@ -25,7 +25,7 @@ LEVELS = {
     "training": 1,
     "assignment": 1,
     "checkpoints": 1,
-    "couplings": 1,
+    "couplings": 2,
     "labs": 1,
     "guidance": 1,
     "solvers": 2,
