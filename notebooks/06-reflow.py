@@ -37,7 +37,7 @@ from fmtutorial import distributions, plotting
 from fmtutorial.exact import ExactField
 from fmtutorial.labs import default_device, record, stored_results
 from fmtutorial.losses import flow_matching_loss, uniform_times
-from fmtutorial.metrics import wasserstein
+from fmtutorial.metrics import fresh_ratio
 from fmtutorial.networks import MLP, MeanFlowMLP
 from fmtutorial.paths import LINEAR, AffinePath, PathSample
 from fmtutorial.reflow import distillation_loss, mean_flow_loss, model_pairs, straightness
@@ -87,8 +87,8 @@ titles = ["drawn pairs", "solutions of the field", "pairs made by the flow"]
 figure, axes = plotting.panels(titles)
 for ax, states in zip(axes, (lines, bent.states, rectified), strict=True):
     ax.plot(times.cpu(), states[:, :, 0].cpu(), color=plotting.MODEL, alpha=0.6, linewidth=1)
-    ax.scatter(torch.zeros(12), states[0].cpu(), color=plotting.NOISE, s=10, zorder=3)
-    ax.scatter(torch.ones(12), states[-1].cpu(), color=plotting.DATA, s=10, zorder=3)
+    ax.scatter([0] * 12, states[0].cpu(), color=plotting.NOISE, s=10, zorder=3)
+    ax.scatter([1] * 12, states[-1].cpu(), color=plotting.DATA, s=10, zorder=3)
     ax.set(xlabel="t", ylim=(-3, 3), xticks=[0, 1])
 axes[0].set_ylabel("x")
 plotting.show(
@@ -299,7 +299,7 @@ with torch.no_grad():
     one_step = probe + straight(probe, torch.zeros(2000))
 
 # %% [markdown]
-# **Check 6.6** (straightness). The second round must be at least five times straighter than the first. Beside it stands the floor.
+# **Check 6.6** (straightness). The second round must be at least fifty times straighter than the first. What is left must be training error: no more than one and a half times the floor, which came from other pairs and so is a guide, not a bound.
 
 # %% tags=["nbval-ignore-output"]
 now, least = straightness(learned_way), straightness(floor_way)
@@ -308,7 +308,7 @@ print(f"round two is straighter by a factor of {bends / now:.0f}")
 record("bends_learned", round(now, 3))
 record("bends_floor", round(least, 3))
 record("straighter", round(bends / now))
-assert now < bends / 5 and least < bends / 5
+assert now < bends / 50 and now < 1.5 * least
 
 # %% tags=["hide-input"]
 titles = ["round one, exact", "round two, learned", "one Euler step of round one", "of round two"]
@@ -343,16 +343,15 @@ distilled = fit(student, lambda: distillation_loss(student, *stored_pairs()), 10
 
 @torch.no_grad()
 def after(field, steps):
-    return solve(field, probe, torch.linspace(0, 1, steps + 1), euler).last
+    return solve(field, many, torch.linspace(0, 1, steps + 1), euler).last
 
 
 # %%
-fresh_data = ring.sample(2000, generator)
+many = torch.randn(8000, 2, generator=generator)
 
 
-def distance(x, y=fresh_data):
-    """Average the Wasserstein distance over two sets of 1000."""
-    return (wasserstein(x[:1000], y[:1000]) + wasserstein(x[1000:], y[1000:])) / 2
+def fresh_ring(n):
+    return ring.sample(n, generator)
 
 
 def strays(x):
@@ -361,29 +360,37 @@ def strays(x):
 
 
 # %% [markdown]
-# **Check 6.7** (one step). Before ReFlow one step lands on the mean, and its squared distance from the data is $\operatorname{tr}\operatorname{Cov}(x_1)=102$ in closed form. After ReFlow the distance may be at most 0.2 times that. Beside it: 100 steps, and two fresh sets of data. The distance hardly notices a few points between the modes, so count these too: `strays` is the share of samples more than 2.5 from every centre. Of the data it is nearly $e^{-2.5^2/2}=4\,\%$.
+# **Check 6.7** (one step). Before ReFlow one step lands on the mean, and its squared distance from the data is $\operatorname{tr}\operatorname{Cov}(x_1)=102$ in closed form. After ReFlow the distance may be at most 0.2 times that. Beside it: 100 steps, and fresh data. `fresh_ratio` averages the Wasserstein distances of eight sets of 1000 samples to fresh data, and of eight pairs of fresh sets (four after one step, where nobody asks for the last digit). With a hundred steps both rounds must end at a ratio below 1.25, where a ring that is 13 % too small does not.
+#
+# Such a distance comes mostly from how many points fall into each mode. It hardly notices points between the modes, so count these too: `strays` is the share of samples more than 2.5 from every centre. Of the data it is nearly $e^{-2.5^2/2}=4\,\%$; the hundred steps of round two may leave 17 %.
 
 # %% tags=["nbval-ignore-output"]
 flows = {"round one": exact, "round two": straight, "distilled": distilled}
 table = {(name, n): after(field, n) for name, field in flows.items() for n in (1, 100)}
-far = {key: distance(x) for key, x in table.items()}
+parts = {1: 4, 100: 8}
+far = {k: fresh_ratio(x[: 1000 * parts[k[1]]], fresh_ring, parts[k[1]]) for k, x in table.items()}
 for (name, n), x in table.items():
-    print(f"{name:9s} {n:3d} steps: distance {far[name, n]:5.2f}, strays {100 * strays(x):3.0f} %")
-    record(f"{name.replace(' ', '_')}_{n}", round(far[name, n], 2))
-    record(f"strays_{name.replace(' ', '_')}_{n}", round(100 * strays(x)))
+    found, key = far[name, n], f"{name.replace(' ', '_')}_{n}"
+    print(f"{name:9s} {n:3d} steps: distance {found.distance:5.2f},", end=" ")
+    print(f"ratio {found.value:.2f} ± {found.error:.2f}, strays {100 * strays(x):3.0f} %")
+    record(key, round(found.distance, 2))
+    record(f"strays_{key}", round(100 * strays(x)))
 
 # %% tags=["nbval-ignore-output"]
-sets = [ring.sample(1000, generator) for _ in range(16)]
-fresh = torch.tensor([wasserstein(x, y) for x, y in zip(sets[:8], sets[8:], strict=True)])
-limit = (fresh.mean() + 4 * fresh.std()).item()
-print(f"fresh data: distance {fresh.mean():.2f}, limit {limit:.2f}")
-record("fresh", round(fresh.mean().item(), 2))
-record("fresh_strays", round(100 * strays(fresh_data)))
-assert abs(far["round one", 1] - math.sqrt(102)) < 0.3  # 2000 points: 0.1 of chance
-assert max(far["round two", 1], far["distilled", 1]) < 0.2 * far["round one", 1]
-assert max(far["round one", 100], far["round two", 100]) < limit
-assert far["distilled", 100] > 1.3 * far["distilled", 1]
-assert abs(strays(fresh_data) - math.exp(-(2.5**2) / 2)) < 0.02  # four standard errors
+small = fresh_ratio(0.87 * fresh_ring(8000), fresh_ring)
+print(f"a ring 13 % too small: ratio {small.value:.2f} ± {small.error:.2f}")
+print(f"fresh data: distance {small.floor:.2f}, strays {100 * strays(fresh_ring(8000)):.0f} %")
+record("fresh", round(small.floor, 2))
+record("fresh_strays", round(100 * strays(fresh_ring(8000))))
+
+# %%
+assert abs(far["round one", 1].distance - math.sqrt(102)) < 0.2  # four standard errors
+assert max(far[name, 1].distance for name in ("round two", "distilled")) < 0.2 * math.sqrt(102)
+assert max(far[name, 100].value for name in ("round one", "round two")) < 1.25
+assert small.value > max(1.25, 1 + 4 * small.error)
+assert strays(table["round one", 100]) < 0.06 and strays(table["round two", 100]) < 0.17
+assert far["distilled", 100].distance > 1.3 * far["distilled", 1].distance
+assert abs(strays(fresh_ring(8000)) - math.exp(-(2.5**2) / 2)) < 0.01  # four standard errors
 
 # %% [markdown]
 # Read the second column. One step of round two has the right distance and the wrong picture: the modes run together, because the network is not steep enough where the noise decides between two modes. More steps sharpen them.
@@ -512,11 +519,11 @@ assert (u - v - gap).abs().max() < 1e-10 < 0.1 < (u - v + gap).abs().max()
 
 
 # %%
-class MarginalPath:
+class MarginalPath(AffinePath):
     """The same points, with the marginal velocity in place of that of the line."""
 
     def sample(self, x0, x1, t):
-        x_t = path.sample(x0, x1, t).x_t
+        x_t = super().sample(x0, x1, t).x_t
         return PathSample(x_t, exact(x_t, t))
 
 
@@ -545,7 +552,7 @@ lines, means = [], []
 for _ in range(200):
     batch = mean_flow_batch(512)
     lines.append(gradient(path, batch))
-    means.append(gradient(MarginalPath(), batch))
+    means.append(gradient(MarginalPath(LINEAR), batch))
 lines, means = torch.stack(lines), torch.stack(means)
 
 
@@ -573,9 +580,9 @@ mean_network = fit(
 
 @torch.no_grad()
 def jumps(n):
-    x = probe
-    for start, end in zip(*(torch.linspace(0, 1, n + 1)[i:][:n] for i in (0, 1)), strict=True):
-        x = x + (end - start) * mean_network(x, start.expand(2000), end.expand(2000))
+    x, grid = many, torch.linspace(0, 1, n + 1)
+    for start, end in zip(grid[:-1], grid[1:], strict=True):
+        x = x + (end - start) * mean_network(x, start.expand(len(x)), end.expand(len(x)))
     return x
 
 
@@ -585,19 +592,21 @@ def jumps(n):
 # %% tags=["nbval-ignore-output"]
 landed = {n: jumps(n) for n in (1, 2, 4)}
 for n, x in landed.items():
-    miss, stray = distance(x), round(100 * strays(x))
-    print(f"{n} jumps: distance {miss:.2f} (fresh data: below {limit:.2f}), strays {stray} %")
-    record(f"jumps_{n}", round(miss, 2))
+    miss, stray = fresh_ratio(x[:4000], fresh_ring, parts=4), round(100 * strays(x))
+    print(f"{n} jumps: distance {miss.distance:.2f},", end=" ")
+    print(f"ratio {miss.value:.2f} ± {miss.error:.2f}, strays {stray} %")
+    record(f"jumps_{n}", round(miss.distance, 2))
     record(f"strays_jumps_{n}", stray)
-    assert miss < 0.3 * far["round one", 1]
+    assert miss.distance < 0.3 * far["round one", 1].distance
 
 # %% tags=["hide-input"]
-shown = {"data": fresh_data, "ReFlow, 100 steps": table["round two", 100]}
+shown = {"data": fresh_ring(2000), "ReFlow, 100 steps": table["round two", 100]}
 shown |= {"ReFlow, 1 step": one_step, "distilled, 1 step": table["distilled", 1]}
 shown |= {"MeanFlow, 1 step": landed[1], "MeanFlow, 4 steps": landed[4]}
 figure, axes = plotting.panels(list(shown), extent=13, rows=2)
-for ax, x in zip(axes, shown.values(), strict=True):
-    plotting.draw_samples(ax, x, plotting.DATA if x is fresh_data else plotting.MODEL, size=2)
+for ax, (name, x) in zip(axes, shown.items(), strict=True):
+    color = plotting.DATA if name == "data" else plotting.MODEL
+    plotting.draw_samples(ax, x[:2000], color, size=2)
 plotting.show(
     figure,
     "one_step",
