@@ -143,6 +143,8 @@ def _grade(path: Path, seed: int, limits: Limits, sheet: str | None, keeper: Kee
     try:
         cells = read_cells(path)
         sheet = sheet or sheet_of(cells)
+        keeper.ready()
+        started = time.perf_counter()
         verdicts, remarks = verdicts_of(cells, SHEETS[sheet], seed, limits, keeper)
     except Unreadable as error:
         rest = Verdict("unreadable", str(error))
@@ -167,7 +169,6 @@ def verdicts_of(
     left = {str(number): cell for number, cell in enumerate(cells, start=1)}
     verdicts: dict[str, Verdict] = {}
     remarks, missing = [], "What its process said are no results."
-    keeper.ready()
     end = time.monotonic() + limits.total
     while wanted := [exercise for exercise in sheet if exercise.name not in verdicts]:
         job = {"cells": left, "exercises": [exercise.name for exercise in wanted], "seed": seed}

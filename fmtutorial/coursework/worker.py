@@ -9,7 +9,6 @@ import functools
 import json
 import resource
 import sys
-import warnings
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -69,9 +68,6 @@ def warm_up() -> None:
     torch.set_num_threads(1)
     for exercise in EXERCISES.values():
         outcomes(exercise, exercise.answer, 0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.func.jvp(torch.sin, (torch.ones(1),), (torch.ones(1),))
 
 
 @functools.cache
