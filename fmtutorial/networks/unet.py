@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fmtutorial.fields import check_count
+from fmtutorial.fields import check_count, expand_time
 from fmtutorial.networks.embeddings import (
     TimeLabelEmbedding,
     check_event,
@@ -48,6 +48,7 @@ class UNet(nn.Module):
         self.checkpointing = checkpointing
         self.embed = TimeLabelEmbedding(2 * width, labels)
         self.fold, self.unfold = nn.PixelUnshuffle(2), nn.PixelShuffle(2)
+        self.folded = (4 * channels, image_shape[1] // 2, image_shape[2] // 2)
         self.enter = nn.Conv2d(4 * channels, width, 3, padding=1)
         self.fine_down = ResidualBlock(width, width, 2 * width)
         self.down = Halve(width, 2 * width, 2, stride=2)
@@ -74,10 +75,12 @@ class UNet(nn.Module):
             TypeError: x or t has another type than the weights, or label is not one of integers.
             ValueError: another image shape, an unknown class, or a label where none belongs.
         """
+        expand_time(t, x)  # for its checks
         check_event(x, self.image_shape)
         check_types(self.enter.weight, x, t)
         e = F.silu(self.embed(x, t, label))  # (B, 2 · width)
-        h = self.fold(x)  # (B, channels, H, W) → (B, 4 · channels, H/2, W/2)
+        # (B, channels, H, W) → (B, 4 · channels, H/2, W/2); PyTorch does not fold an empty batch
+        h = self.fold(x).reshape(len(x), *self.folded)
         h = self.enter(h)  # → (B, width, H/2, W/2)
         skip = self._run(self.fine_down, h, e)
         h = self.down(skip)  # → (B, 2 · width, H/4, W/4)
@@ -88,7 +91,7 @@ class UNet(nn.Module):
         h = torch.cat([h, skip], dim=1)  # → (B, 2 · width, H/2, W/2)
         h = self._run(self.fine_up, h, e)  # → (B, width, H/2, W/2)
         h = self.leave(h)  # → (B, 4 · channels, H/2, W/2)
-        return self.unfold(h)  # → (B, channels, H, W)
+        return self.unfold(h).reshape(x.shape)  # → (B, channels, H, W)
 
     def _run(self, block: nn.Module, h: Tensor, e: Tensor) -> Tensor:
         if self.checkpointing:
