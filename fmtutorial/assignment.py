@@ -65,8 +65,9 @@ def assignment(cost: np.ndarray) -> np.ndarray:
 
     Source: Crouse 2016, for the paths. Chapter 4.
     """
-    if not isinstance(cost, np.ndarray):
-        raise TypeError(f"cost is a {type(cost).__name__}; pass an array, for instance cost_matrix")
+    if not isinstance(cost, np.ndarray) or cost.dtype.kind not in "fiu":
+        kind = cost.dtype if isinstance(cost, np.ndarray) else type(cost).__name__
+        raise TypeError(f"cost is a {kind}; pass an array of numbers, as of cost_matrix")
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1] or len(cost) == 0:
         raise ValueError(f"cost has shape {cost.shape}; pass a square matrix")
     if not np.isfinite(cost).all():

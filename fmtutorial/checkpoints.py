@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from fmtutorial.fields import check_kind
+
 MARK = b"fmtutorial sha256:"
 """What a checkpoint has after its content, followed by the checksum of that."""
 
@@ -67,6 +69,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         path: where to; its folder must exist.
         state: state dictionaries and plain values by name.
     """
+    check_kind(state, dict, "state")
     content = io.BytesIO()
     torch.save(state, content)
     with writing(path) as file:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fmtutorial.assignment import assignment, cost_matrix
-from fmtutorial.fields import check_count, check_number, check_same_shape
+from fmtutorial.fields import check_callable, check_count, check_number, check_same_shape
 
 Coupling = Callable[[Tensor, Tensor], Tensor]
 """(x0, x1) → x0': a permutation of the rows of x0."""
@@ -125,8 +125,9 @@ def within_labels(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor) -> 
 
     Source: Cheng and Schwing 2025, for discrete conditions. Chapter 4.
     """
+    check_callable(coupling, "coupling")
     _check_batch(x0, x1)
-    if not isinstance(label, Tensor):
+    if not isinstance(label, Tensor) or label.layout != torch.strided:
         raise TypeError(f"label is a {type(label).__name__}; pass a tensor of integers")
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise TypeError(
@@ -255,7 +256,8 @@ def _reordered(x0: Tensor, cost: np.ndarray) -> Tensor:
 def _check_sinkhorn(cost: Tensor, epsilon: float, iterations: int) -> None:
     check_number(epsilon, "epsilon", 0, without_low=True)
     check_count(iterations, "iterations")
-    if not isinstance(cost, Tensor) or cost.dtype not in (torch.float32, torch.float64):
+    wide = isinstance(cost, Tensor) and cost.dtype in (torch.float32, torch.float64)
+    if not wide or cost.layout != torch.strided:
         kind = cost.dtype if isinstance(cost, Tensor) else type(cost).__name__
         raise TypeError(
             f"cost must be a floating-point tensor of 32 or 64 bits, not {kind}; "

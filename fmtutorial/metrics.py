@@ -13,7 +13,13 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.assignment import assignment, cost_matrix
-from fmtutorial.fields import check_count, check_same_shape, check_state, generator_device
+from fmtutorial.fields import (
+    check_callable,
+    check_count,
+    check_same_shape,
+    check_state,
+    generator_device,
+)
 
 
 def wasserstein(x: Tensor, y: Tensor) -> float:
@@ -63,7 +69,8 @@ def fresh_ratio(samples: Tensor, draw_data: Callable[[int], Tensor], parts: int 
     """
     check_state(samples, "samples")
     check_count(parts, "parts", least=2)
-    size = len(samples) // parts
+    check_callable(draw_data, "draw_data")
+    size = len(samples) // int(parts)
     if size == 0:
         raise ValueError(f"{len(samples)} samples cannot be cut into {parts} parts")
     pairs = []

@@ -1152,6 +1152,10 @@ LEFT_OUT = {
 
 FINE = {
     **{
+        f"images.sampling.{name}, labels, fewer": "as many digits as labels"
+        for name in ("generate", "sample_digits")
+    },
+    **{
         f"couplings.{name}, x1, {value}": "only the shape of x1 matters"
         for name in ("independent", "within_labels")
         for value in ("nan", "inf")
@@ -1168,7 +1172,6 @@ FINE = {
 """From "function, argument, value" to why this value, bad elsewhere, is taken."""
 
 NEEDS_SAMPLES = {
-    "assignment.assignment",
     *(f"couplings.{name}" for name in ("exact_ot", "independent", "sinkhorn", "within_labels")),
     *(f"couplings.{name}" for name in ("sinkhorn_kernel", "sinkhorn_log")),
     "diffusion.noise_prediction_loss",
@@ -1187,8 +1190,9 @@ NEEDS_SAMPLES = {
 DOUBLE = {
     *(f"conventions.{name}" for name in ("ddpm_schedule", "from_ddpm")),
     "couplings.squared_distances",
-    *(f"images.classifier.{name}" for name in ("digit_classifier", "digit_distance")),
-    "images.classifier.score_digits",
+    "images.bits.digit_bits",
+    *(f"images.classifier.{name}" for name in ("class_spread", "digit_classifier")),
+    *(f"images.classifier.{name}" for name in ("digit_distance", "score_digits")),
     *(f"metrics.{name}" for name in ("frechet_between", "moments")),
 }
 """Functions that have numbers in double precision, but on the CPU whatever the device."""

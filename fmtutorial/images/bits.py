@@ -64,7 +64,7 @@ def digit_bits(
         batch: digits at a time.
 
     Returns:
-        Shape (N,), double precision.
+        Shape (N,), double precision, on the CPU.
 
     Raises:
         ValueError: not a label for each digit, or an unknown method.
@@ -87,5 +87,5 @@ def digit_bits(
             log_prob = log_likelihood(
                 image_field(network, label), x, base, times, heun, method, probe
             )
-        found.append(bits_per_dimension(log_prob, x.shape[1:]).double())
+        found.append(bits_per_dimension(log_prob, x.shape[1:]).cpu().double())
     return torch.cat(found)

@@ -164,6 +164,7 @@ def class_spread(features: Tensor, labels: Tensor) -> Tensor:
     check_labels(labels, 9, len(features))
     if bool((torch.bincount(labels, minlength=10) < 2).any()):
         raise ValueError("scores need two or more images of each of the ten classes")
+    features, labels = features.cpu(), labels.cpu()  # not every device has double precision
     return torch.stack([features[labels == c].double().var(dim=0).sum() for c in range(10)])
 
 

@@ -17,6 +17,7 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from fmtutorial.checkpoints import check_form, load_checkpoint, save_checkpoint
+from fmtutorial.fields import check_count, check_kind, check_number
 from fmtutorial.images.batches import digit_batch, digit_loss
 from fmtutorial.images.data import Digits
 from fmtutorial.images.devices import PRECISIONS, check_device
@@ -36,6 +37,8 @@ class Run:
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
+        check_kind(settings, Settings, "settings")
+        check_kind(device, torch.device, "device")
         self.settings, self.done, self.seconds = settings, 0, 0.0
         torch.manual_seed(settings.seed)
         network = NETWORKS[settings.network](
@@ -107,6 +110,7 @@ class Run:
             ValueError: the batch is larger than the digits, or cannot be shared equally.
             FloatingPointError: the loss is not finite.
         """
+        _check_shard(shard)
         s, field = self.settings, self.network
         if shard[1] > 1:
             field = DistributedDataParallel(field)
@@ -210,6 +214,9 @@ def steps_within(
         digits: to train on, on the device of the run.
         shard: see ``Run.steps``.
     """
+    check_number(minutes, "minutes", low=0, without_low=True)
+    check_kind(settings, Settings, "settings")
+    check_kind(digits, Digits, "digits")
     run = Run(dataclasses.replace(settings, steps=1_000_000), digits.images.device)
     marks = [time.perf_counter() for _ in islice(run.steps(digits, shard), 12)]
     fit = 60 * minutes * 8 / max(marks[-1] - marks[3], 1e-9)  # of a clock that may stand still
@@ -219,6 +226,15 @@ def steps_within(
         dist.broadcast_object_list(answer)
         steps = answer[0]
     return steps
+
+
+def _check_shard(shard: tuple[int, int]) -> None:
+    if not isinstance(shard, tuple) or len(shard) != 2:
+        raise TypeError(f"shard is {shard!r}; pass (r, n), for process r of n")
+    check_count(shard[1], "number of processes")
+    check_count(shard[0], "number of the process", least=0)
+    if shard[0] >= shard[1]:
+        raise ValueError(f"there is no process {shard[0]} of {shard[1]}; the first is 0")
 
 
 def join(device: torch.device) -> tuple[torch.device, tuple[int, int]]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from fmtutorial.fields import check_count, check_number
+from fmtutorial.fields import check_count, check_kind, check_number
 from fmtutorial.images.batches import CLASSES, PAIRINGS, TIMES
 from fmtutorial.images.data import DATA
 from fmtutorial.images.devices import PRECISIONS
@@ -41,6 +41,7 @@ def check_setting(name: str, value: str | float | None) -> None:
         TypeError: a value of another type.
         ValueError: an unknown name, or a number outside its range.
     """
+    check_kind(name, str, "name")
     if name in CHOICES:
         if not isinstance(value, str) or value not in CHOICES[name]:
             raise ValueError(f'unknown {name} "{value}"; choose from {", ".join(CHOICES[name])}')

@@ -6,7 +6,7 @@ Chapter 8.
 import torch
 from torch import Tensor, nn
 
-from fmtutorial.fields import check_count, expand_time
+from fmtutorial.fields import check_count, check_state, expand_time
 
 
 def check_event_shape(shape: tuple[int, ...], name: str, length: int | None = None) -> torch.Size:
@@ -52,6 +52,7 @@ def check_event(x: Tensor, event_shape: tuple[int, ...]) -> None:
     Raises:
         ValueError: they have another one.
     """
+    check_state(x)
     if tuple(x.shape[1:]) != tuple(event_shape):
         raise ValueError(
             f"x has event shape {tuple(x.shape[1:])}; "

@@ -73,7 +73,7 @@ class CountedField:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return v(x, t) for all samples at one time."""
         check_state(x)
-        if not isinstance(t, Tensor) or t.shape != () or t.dtype != x.dtype:
+        if not isinstance(t, Tensor) or t.shape != () or (t.dtype, t.layout) != (x.dtype, x.layout):
             raise TypeError(
                 f"t is {t!r}; a step gives its field one time of shape (), typed like x"
             )
