@@ -84,8 +84,8 @@ def take_steps(
                 again = shlex.join([*words, str(o.out)])
                 raise Stopped(signal, f" after step {step.number} of {steps}; go on with: {again}")
             if first and (step.number % o.sample_every == 0 or last):
-                digits_now = states(run.ema.network, device, columns=8, steps=10)[-1]
-                draw(o.out / f"step-{step.number:06d}.png", digits_now[None], columns=8)
+                digits_now = states(run.ema.network, device, columns=8, steps=10, last_only=True)
+                draw(o.out / f"step-{step.number:06d}.png", digits_now, columns=8)
 
 
 def finish(run: Run, out: Path, device: torch.device, processes: int) -> None:
@@ -107,9 +107,9 @@ def sample_command(o: argparse.Namespace, signals: Signals) -> None:
     network = load_weights(o.weights).network.to(o.device, memory_format=torch.channels_last)
     made = states(
         network, o.device, o.columns, o.steps, o.method, o.guidance, o.noise_level, o.seed,
-        precision_named(o.precision, o.device),
+        precision_named(o.precision, o.device), last_only=o.out.suffix.lower() != ".gif",
     )  # fmt: skip
-    draw(o.out, made if o.out.suffix.lower() == ".gif" else made[-1:], o.columns)
+    draw(o.out, made, o.columns)
     print(f"Digits in {o.out}")
 
 
@@ -170,11 +170,14 @@ def states(
     noise_level: float = 1.0,
     seed: int = 0,
     precision: torch.dtype = torch.float32,
+    last_only: bool = False,
 ) -> Tensor:
-    """Return a column of digits 0 … 9 for each column, at every step of a sampler, as pixels."""
+    """Return a column of digits 0 … 9 for each column, as pixels, at the steps of a sampler."""
     label = torch.arange(CLASSES, device=device).repeat_interleave(columns)
     generators = noise_generators(seed, device)
-    made = generate(network, label, method, steps, scale, noise_level, *generators, precision)
+    made = generate(
+        network, label, method, steps, scale, noise_level, *generators, precision, last_only
+    )
     return to_pixels(made.states.flatten(0, 1)).unflatten(0, made.states.shape[:2]).cpu()
 
 

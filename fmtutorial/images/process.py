@@ -148,7 +148,8 @@ def _free_memory() -> int | None:
     if not all(Path(f"/proc/{name}").exists() for name in ("meminfo", "self/cgroup")):
         return None
     machine = _kilobytes("/proc/meminfo")
-    limits = [1024 * (machine["MemAvailable"] + machine["SwapFree"])]
+    # at least half of it: others may give theirs back
+    limits = [1024 * max(machine["MemAvailable"] + machine["SwapFree"], machine["MemTotal"] // 2)]
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, kind, group = line.split(":", 2)
         root, name = {
