@@ -313,6 +313,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     "kind, more",
     [
         ("dit", {"depth": 10_000_000}),
+        ("dit", {"depth": 200}),  # fewer than numbers, more than tensors
         ("dit", {"width": 2**31, "heads": 2**31}),
         ("unet", {"width": 10**12}),
         ("unet", {"labels": 10**9}),
