@@ -91,3 +91,26 @@ def test_what_a_script_saves_is_what_a_lab_reads(provenance, monkeypatch, tmp_pa
     assert found["minutes"] == 1.5
     assert (found["torch"], found["threads"]) == (torch.__version__, torch.get_num_threads())
     assert (folder / "some-name.json").read_text(encoding="utf-8").endswith("}\n")
+
+
+def test_speed_names_its_peers_and_its_ratios_are_those_of_its_times():
+    """Every size, dimension, width and processor, ours beside theirs; ratios to their rounding."""
+    results = stored_results("speed")
+    assert set(results["versions"]) == {"torchcfm", "flow_matching", "pot", "scipy", "numpy"}
+    assert results["provenance"]["threads"] == 1
+    sizes = {"128", "256", "512", "1024", "2048"}
+    assert {key: set(rows) for key, rows in results["pairing"].items()} == {
+        "2": sizes,
+        "784": sizes,
+    }
+    assert set(results["likelihood"]) == {"128", "256"}
+    assert set(results["training"]) == {"as it is", "until AVX2"}
+    rows = [*results["pairing"]["2"].values(), *results["pairing"]["784"].values()]
+    for row in rows:
+        # their plan may be unfinished, ours is the best there is; their costs are float32
+        assert row["torchcfm_excess"] >= -1e-5
+    rows += [*results["likelihood"].values(), *results["training"].values()]
+    for row in rows:
+        theirs = row["flow_matching" if "flow_matching" in row else "torchcfm"]
+        assert row["ours"] > 0 and theirs > 0
+        assert row["times_as_fast"] == pytest.approx(theirs / row["ours"], abs=0.005, rel=1e-3)
