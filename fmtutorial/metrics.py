@@ -59,9 +59,6 @@ def fresh_ratio(samples: Tensor, draw_data: Callable[[int], Tensor], parts: int 
         draw_data: returns the given number of fresh data, shape (n, *event).
         parts: how many, at least 2, for the standard error.
 
-    Returns:
-        The ratio, and its standard error from the scatter of the parts.
-
     Raises:
         ValueError: fewer samples than parts, or data that are always the same.
 
@@ -205,14 +202,11 @@ def relative_error(estimate: Tensor, truth: Tensor) -> float:
 
 
 def mode_shares(x: Tensor, centres: Tensor) -> Tensor:
-    """Return the share of samples whose nearest centre is each of the centres.
+    """Return the share of samples whose nearest centre is each of the centres, shape (K,).
 
     Args:
         x: samples, shape (B, *event).
         centres: shape (K, *event).
-
-    Returns:
-        Shape (K,), summing to 1, on the device of x.
 
     Chapter 2.
     """
