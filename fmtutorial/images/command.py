@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -135,10 +136,14 @@ def evaluate_command(o: argparse.Namespace, signals: Signals) -> None:
         for batch in batches:
             images.append(batch)
             bar.update(len(batch))
-    found = {
-        "samples": score_digits(torch.cat(images), labels)._asdict(),
-        "test digits": score_digits(*test)._asdict(),
-    }
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        found = {
+            "samples": score_digits(torch.cat(images), labels)._asdict(),
+            "test digits": score_digits(*test)._asdict(),
+        }
+    for doubt in {str(one.message) for one in doubts}:
+        print(f"Note: {doubt}")
     for name, scores in found.items():
         print(
             f"{name:12s} Fréchet distance {scores['frechet']:.2f}, "

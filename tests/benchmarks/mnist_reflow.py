@@ -66,9 +66,9 @@ def fitted(network, pairs, loss_of, steps):
 
         return loss_of(field, x0, x1.float(), generator) / x0[0].numel()
 
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.0, fused=True)
     scaler = GradScaler(DEVICE.type, enabled=PRECISION == torch.float16)
-    for step in train(network, loss, steps, RATE, ema, 100, 1.0, optimizer, scaler):
+    for step in train(network, loss, steps, None, ema, 100, 1.0, optimizer, scaler):
         if step.number % 500 == 0:
             print(step.number, round(step.loss, 5), flush=True)
     return ema.network.eval(), (time.perf_counter() - started) / 60
