@@ -6,7 +6,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "fmtutorial"
 CHAPTER = re.compile(r"\bChapters? (\d.*?)\.")
-PLACE = "<!-- modules -->"
+MAP, SECTIONS = "<!-- map -->", "<!-- sections -->"
+COMMAND = re.compile(r"python -m [\w.]+( --help)?")
 SHEETS = "The exercises of chapter"
 
 
@@ -30,7 +31,8 @@ def row(name, text):
     *package, part = name.split(".")
     shown = f"{'&emsp;' if package else ''}[`{part}`](#module-{name.replace('.', '-')})"
     chapter = CHAPTER.search(text)
-    return f"| {shown} | {text.splitlines()[0]} | {chapter.group(1) if chapter else '–'} |"
+    holds = COMMAND.sub(r"`\g<0>`", CHAPTER.sub("", text.splitlines()[0]).rstrip())
+    return f"| {shown} | {holds} | {chapter.group(1) if chapter else '–'} |"
 
 
 def section(name, text):
@@ -43,10 +45,10 @@ def section(name, text):
 
 
 def show_modules(app, docname, source):
-    """Put the map and the sections where the API page has a place for them."""
-    if PLACE in source[0]:
+    """Put the map and the sections where the API page has its places for them."""
+    if MAP in source[0]:
         found = docstrings()
         head = ["| module | what it holds | chapter |", "|---|---|---|"]
         table = "\n".join([*head, *(row(*item) for item in found.items())])
         sections = "\n".join(section(*item) for item in found.items())
-        source[0] = source[0].replace(PLACE, f"{table}\n\n{sections}")
+        source[0] = source[0].replace(MAP, table).replace(SECTIONS, sections)
