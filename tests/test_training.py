@@ -527,7 +527,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    "name, value", [(name, value) for name, values in WRONG.items() for value in values], ids=repr
+    "name, value",
+    [(name, value) for name, values in WRONG.items() for value in values],
+    ids=lambda value: type(value).__name__ if callable(value) else repr(value),
 )
 def test_what_is_of_another_type_is_refused(name, value):
     network = linear()
