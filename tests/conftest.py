@@ -1,9 +1,15 @@
 """What the tests of the package share: event shapes, schedules, a generator."""
 
+import signal
+
 import pytest
 import torch
 
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, Schedule, lipman
+
+# A shell that runs the tests in the background has them, and all they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=[(2,), (1, 4, 4), (), (3,)], ids=str)
