@@ -133,14 +133,16 @@ def test_a_signal_while_measuring_is_one_line(start, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_signal_while_modules_are_imported_is_one_line(start):
+def test_a_signal_while_modules_are_imported_is_one_line(start, tmp_path):
     """Python's option names each module when it is imported."""
-    process = start("-X", "importtime", "-m", "fmtutorial.images", "sample")
+    out = tmp_path / "digits.png"
+    process = start("-X", "importtime", "-m", "fmtutorial.images", "sample", "--out", out)
     read_until("torch._utils", process.stderr)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=LONG)
     assert (process.returncode, printed) == (128 + signal.SIGINT, "")
     assert errors.endswith("stopped by SIGINT\n") and "Traceback" not in errors
+    assert not out.exists()
 
 
 # Locks.
