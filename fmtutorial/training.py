@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from fmtutorial.fields import check_count, check_number
+from fmtutorial.fields import check_callable, check_count, check_kind, check_number
 
 
 class TrainingStep(NamedTuple):
@@ -40,7 +40,7 @@ class EMA:
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
-        _check_type(network, nn.Module, "network")
+        check_kind(network, nn.Module, "network")
         check_number(decay, "decay", 0, 1, without_high=True)
         self.decay = decay
         self.updates = 0
@@ -60,7 +60,7 @@ class EMA:
         Raises:
             ValueError: the network has other weights than the one that is averaged.
         """
-        _check_type(network, nn.Module, "network")
+        check_kind(network, nn.Module, "network")
         if [v.shape for v in _values(network)] != [v.shape for v in _values(self.network)]:
             raise ValueError("the network has other weights than the average: make a new EMA of it")
         self.updates += 1
@@ -127,15 +127,15 @@ def train(
         raise ValueError(f"done is {done}; it must be at most steps={steps}")
     if max_gradient_norm != math.inf:
         check_number(max_gradient_norm, "max_gradient_norm", 0, without_low=True)
-    _check_type(network, nn.Module, "network")
-    _check_type(loss, Callable, "loss")
+    check_kind(network, nn.Module, "network")
+    check_callable(loss, "loss")
     for value, kind, name in (
         (ema, EMA, "ema"),
         (optimizer, Optimizer, "optimizer"),
         (scaler, GradScaler, "scaler"),
     ):
         if value is not None:
-            _check_type(value, kind, name)
+            check_kind(value, kind, name)
     groups = (optimizer := _optimizer(network, learning_rate, optimizer)).param_groups
     scaler = scaler or GradScaler(enabled=False)
     for number in range(done + 1, steps + 1):
@@ -197,7 +197,7 @@ def _optimizer(
 
 def _check_loss(value: Tensor, step: str) -> None:
     """Raise unless a loss is one finite number with a gradient."""
-    _check_type(value, Tensor, "the loss")
+    check_kind(value, Tensor, "the loss")
     if value.shape != ():
         raise ValueError(f"the loss has shape {tuple(value.shape)}; return its mean")
     if not math.isfinite(value.item()):
@@ -210,11 +210,6 @@ def _check_loss(value: Tensor, step: str) -> None:
             f"the loss has no gradient at {step}: it must depend on the network's parameters, and "
             "train be iterated, outside torch.no_grad() and torch.inference_mode()"
         )
-
-
-def _check_type(value: object, kind: type, name: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} is a {type(value).__name__}; pass a {kind.__name__}")
 
 
 def _values(network: nn.Module) -> list[Tensor]:
