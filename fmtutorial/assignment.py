@@ -5,15 +5,13 @@ Both in NumPy, on the CPU: not every device has double precision, and none solve
 Chapter 4.
 """
 
-import math
-
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from fmtutorial.fields import check_state
+from fmtutorial.fields import check_state, flatten
 
 
 def cost_matrix(x: Tensor, y: Tensor) -> np.ndarray:
@@ -85,8 +83,7 @@ def _rows(x: Tensor) -> np.ndarray:
     """Return a copy of x in double precision, one sample a row, shape (N, D)."""
     x = x.detach().cpu()
     x = x if x.dtype == torch.float64 else x.float()  # NumPy has no bfloat16
-    # reshape(len(x), -1) would not take a batch without numbers
-    return x.numpy().astype(np.float64).reshape(len(x), math.prod(x.shape[1:]))
+    return flatten(x).numpy().astype(np.float64)
 
 
 def _costs(x: Tensor, y: Tensor) -> np.ndarray:

@@ -14,6 +14,7 @@ from fmtutorial.fields import (
     check_number,
     check_same_shape,
     check_state,
+    flatten,
     generator_device,
 )
 from fmtutorial.paths import AffinePath
@@ -36,13 +37,12 @@ def mean_squared_norm(difference: Tensor) -> Tensor:
     Chapter 3.
     """
     check_state(difference, "difference")
-    n = len(difference)
-    if n == 0:
+    if len(difference) == 0:
         raise ValueError(
             f"difference has shape {tuple(difference.shape)}: an empty batch has no mean; "
             "pass at least one sample"
         )
-    return difference.square().reshape(n, -1).sum(dim=1).mean()
+    return flatten(difference.square()).sum(dim=1).mean()
 
 
 def flow_matching_loss(

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.fields import check_count, check_number, check_state, generator_device
+from fmtutorial.fields import check_count, check_number, check_state, flatten, generator_device
 
 
 def _check_finite(value: Tensor, name: str) -> None:
@@ -135,7 +135,7 @@ class GaussianMixture:
     def _weights(self) -> Tensor:
         if self.weights is not None:
             return self.weights
-        return torch.full_like(self.means.reshape(len(self.means), -1)[:, 0], 1 / len(self.means))
+        return torch.full_like(flatten(self.means)[:, 0], 1 / len(self.means))
 
     @property
     def event_shape(self) -> torch.Size:
@@ -149,7 +149,7 @@ class GaussianMixture:
         if n == 0:
             return self.means.new_empty(0, *self.event_shape, device=device)
         values, vectors = self._eigen
-        flat = self.means.reshape(len(self.means), -1)
+        flat = flatten(self.means)
         which = torch.multinomial(
             self._weights.to(device), n, replacement=True, generator=generator
         )
@@ -183,7 +183,7 @@ class GaussianMixture:
             _check_finite(value, name)
             if value.shape != (len(x), 1):
                 raise ValueError(f"{name} has shape {tuple(value.shape)}; pass ({len(x)}, 1)")
-        means = self.means.reshape(len(self.means), -1).to(x)
+        means = flatten(self.means).to(x)
         values, vectors = self._eigen
         variances, rotations = values.to(x), None if vectors is None else vectors.to(x)
         size = means.shape[1]

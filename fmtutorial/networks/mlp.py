@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fmtutorial.fields import check_count, expand_time
+from fmtutorial.fields import check_count, expand_time, flatten
 from fmtutorial.networks.embeddings import (
     check_event,
     check_event_shape,
@@ -71,7 +71,7 @@ class MLP(nn.Module):
         check_types(self.body[0].weight, x, t)
         time = t[:, None]  # (B, 1)
         angle = time * self.angles  # (B, frequencies)
-        flat = x.reshape(len(x), math.prod(self.event_shape))  # (B, D)
+        flat = flatten(x)  # (B, D)
         features = [flat, time, angle.sin(), angle.cos()]
         if (label is None) != (self.labels == 0):
             raise ValueError(f"the network was built with labels={self.labels}: got label {label}")
@@ -116,6 +116,6 @@ class MeanFlowMLP(nn.Module):
         expand_time(end, x)
         check_event(x, self.event_shape)
         check_types(self.body.body[0].weight, x, start, end)
-        flat = x.reshape(len(x), math.prod(self.event_shape))  # (B, D)
+        flat = flatten(x)  # (B, D)
         state = torch.cat([flat, end[:, None]], dim=1)  # (B, D + 1)
         return self.body(state, start)[:, :-1].reshape(x.shape)

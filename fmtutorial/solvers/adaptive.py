@@ -9,7 +9,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from fmtutorial.fields import VelocityField, check_number
+from fmtutorial.fields import VelocityField, check_number, flatten
 from fmtutorial.solvers.grids import check_precision
 from fmtutorial.solvers.steps import CountedField, Solution
 
@@ -140,4 +140,4 @@ def _first_step(
 
 def _sizes(value: Tensor, scale: Tensor) -> Tensor:
     """Root mean square of value / scale over the event of each sample, shape (B,)."""
-    return (value / scale).reshape(len(value), -1).square().mean(dim=1).sqrt()
+    return flatten(value / scale).square().mean(dim=1).sqrt()
