@@ -92,7 +92,9 @@ starts = [
 fields = [linear(spiral), linear(saddle), wheel]
 for ax, field, start in zip(axes, fields, starts, strict=True):
     plotting.draw_field(ax, field, 0.0, 3, resolution=13, color="#9ca3af")
-    plotting.draw_trajectories(ax, solve(field, start, torch.linspace(0, 1, 101), rk4).states)
+    plotting.draw_trajectories(
+        ax, solve(field, start, torch.linspace(0, 1, 101), rk4).states
+    )
 plotting.show(
     figure,
     "flows_fields",
@@ -176,7 +178,9 @@ def misfit(curve, h=1e-5):
 
 # %%
 cubic, rest = misfit(lambda t: (t - 0.5) ** 3), misfit(lambda t: 0 * t)
-print("both curves through (t, x) = (0.5, 0) solve the equation:", max(cubic, rest) < 1e-8)
+print(
+    "both curves through (t, x) = (0.5, 0) solve the equation:", max(cubic, rest) < 1e-8
+)
 assert max(cubic, rest) < 1e-8  # the difference quotient's own error is h^2 = 1e-10
 
 near = torch.tensor([[0.0], [1e-12]], **exactly)
@@ -244,7 +248,9 @@ plotting.show(
 centres = torch.tensor([-2.0, 1.0, 2.5], **exactly)
 widths = torch.tensor([0.5, 0.3, 0.4], **exactly)
 shares = torch.tensor([0.5, 0.2, 0.3], **exactly)
-line = ExactField(AffinePath(LINEAR), GaussianMixture(centres[:, None], widths**2, shares))
+line = ExactField(
+    AffinePath(LINEAR), GaussianMixture(centres[:, None], widths**2, shares)
+)
 
 
 def mass_left_of(x, t):
@@ -268,7 +274,14 @@ figure, (ax,) = plotting.panels(["density over time, with 25 trajectories"])
 height = torch.linspace(-3.6, 3.6, 300, **exactly)
 columns = [line.log_prob(height[:, None], t.expand(300)).exp() for t in times]
 image = torch.stack(columns, dim=1).cpu()
-ax.imshow(image, origin="lower", extent=(0, 1, -3.6, 3.6), aspect="auto", cmap="Blues", vmax=0.8)
+ax.imshow(
+    image,
+    origin="lower",
+    extent=(0, 1, -3.6, 3.6),
+    aspect="auto",
+    cmap="Blues",
+    vmax=0.8,
+)
 ax.plot(times.cpu(), paths[:, :, 0].cpu(), color=plotting.DATA, linewidth=0.8)
 ax.set(xlabel="t", ylabel="x")
 plotting.show(
@@ -286,10 +299,13 @@ plotting.show(
 # %%
 means = torch.tensor([[-1.5, 0.5], [1.0, 1.5], [0.5, -1.5]], **exactly)
 factors = torch.tensor(
-    [[[0.6, 0.0], [0.3, 0.3]], [[0.4, 0.0], [0.0, 0.4]], [[0.8, 0.0], [-0.4, 0.3]]], **exactly
+    [[[0.6, 0.0], [0.3, 0.3]], [[0.4, 0.0], [0.0, 0.4]], [[0.8, 0.0], [-0.4, 0.3]]],
+    **exactly,
 )
 weights = torch.tensor([0.5, 0.3, 0.2], **exactly)
-pair = ExactField(AffinePath(LINEAR), GaussianMixture(means, factors @ factors.mT, weights))
+pair = ExactField(
+    AffinePath(LINEAR), GaussianMixture(means, factors @ factors.mT, weights)
+)
 
 
 # %%
@@ -358,7 +374,11 @@ def swirling(x, t):
 
 
 change = relative_error(swirling(at_x, at_t), pair(at_x, at_t))
-print("residual < 1e-4:", residual(swirling) < 1e-4, f" relative change of the field: {change:.1f}")
+print(
+    "residual < 1e-4:",
+    residual(swirling) < 1e-4,
+    f" relative change of the field: {change:.1f}",
+)
 assert residual(swirling) < 1e-4 and change > 0.5
 
 # %% [markdown]
@@ -373,7 +393,9 @@ assert residual(swirling) < 1e-4 and change > 0.5
 # %%
 start = torch.randn(300, 2, generator=generator, **exactly).requires_grad_()
 end = solve(pair, start, times, rk4).last
-rows = [torch.autograd.grad(end[:, i].sum(), start, retain_graph=True)[0] for i in range(2)]
+rows = [
+    torch.autograd.grad(end[:, i].sum(), start, retain_graph=True)[0] for i in range(2)
+]
 brute_force = torch.linalg.slogdet(torch.stack(rows, dim=1))
 with torch.no_grad():
     integral = -transport(pair, start.detach(), torch.zeros(300, **exactly), times)[1]
@@ -391,7 +413,10 @@ goal = torch.distributions.MultivariateNormal(
     torch.tensor([2.0, -1.0], **exactly), scale_tril=factor
 )
 normal = Gaussian(goal.mean, goal.covariance_matrix)
-field, base = ExactField(AffinePath(LINEAR), normal), Gaussian(torch.zeros(2, **exactly))
+field, base = (
+    ExactField(AffinePath(LINEAR), normal),
+    Gaussian(torch.zeros(2, **exactly)),
+)
 fifty_steps = torch.linspace(0, 1, 51, **exactly)
 
 # %%
@@ -401,7 +426,9 @@ forward = (log_prob - goal.log_prob(data)).abs().max()
 
 fresh = normal.sample(1000, generator)
 backward = (
-    (log_likelihood(field, fresh, base, fifty_steps.flip(0)) - goal.log_prob(fresh)).abs().max()
+    (log_likelihood(field, fresh, base, fifty_steps.flip(0)) - goal.log_prob(fresh))
+    .abs()
+    .max()
 )
 print(
     "forward and backward agree with the closed form to 1e-6 nats:",
@@ -411,7 +438,9 @@ assert forward < 1e-6 and backward < 1e-6
 
 # %%
 # the test can fail: with the sign of the divergence turned round the answer is far off
-noise, gained = transport(field, fresh, torch.zeros(1000, **exactly), fifty_steps.flip(0))
+noise, gained = transport(
+    field, fresh, torch.zeros(1000, **exactly), fifty_steps.flip(0)
+)
 wrong = (base.log_prob(noise) + gained - goal.log_prob(fresh)).abs().mean()
 print(f"with + in place of -: off by {wrong:.2f} nats on average")
 assert wrong > 0.5
@@ -459,7 +488,9 @@ with torch.no_grad():
     exact = divergence(pulled, point, now)
     for name, probe in probes.items():
         many = point.expand(n, d), now.expand(n)
-        value = estimates[name] = divergence(pulled, *many, method="hutchinson", probe=probe)
+        value = estimates[name] = divergence(
+            pulled, *many, method="hutchinson", probe=probe
+        )
         z = (value.mean() - J.trace()) / (value.std() / math.sqrt(n))
         ratio = value.var() / formula[name]
         print(
@@ -471,22 +502,34 @@ with torch.no_grad():
 # %%
 assert (exact - J.trace()).abs() < 1e-10
 # on the field -x, whose Jacobian is diagonal, a Rademacher probe makes no error at all
-shrink = divergence(lambda x, t: -x, *many, method="hutchinson", probe=probes["Rademacher"])
+shrink = divergence(
+    lambda x, t: -x, *many, method="hutchinson", probe=probes["Rademacher"]
+)
 assert (shrink == -d).all()
 saving = (formula["Gaussian"] / formula["Rademacher"]).item()
 bare = symmetric + torch.eye(d, **exactly) / 20  # without the pull
 bare_saving = (2 * bare.square().sum() / formula["Rademacher"]).item()
-print(f"Gaussian probes have {saving:.1f} times the variance, {bare_saving:.1f} without the pull")
+print(
+    f"Gaussian probes have {saving:.1f} times the variance, {bare_saving:.1f} without the pull"
+)
 record("probe_ratio", round(saving, 1))
 record("bare_ratio", round(bare_saving, 1))
 
 # %% tags=["hide-input"]
 figure, (ax,) = plotting.panels(["100,000 estimates of one divergence"])
-for (name, value), color in zip(estimates.items(), (plotting.MODEL, plotting.DATA), strict=True):
-    ax.hist(value.cpu(), bins=100, density=True, histtype="step", color=color, label=name)
+for (name, value), color in zip(
+    estimates.items(), (plotting.MODEL, plotting.DATA), strict=True
+):
+    ax.hist(
+        value.cpu(), bins=100, density=True, histtype="step", color=color, label=name
+    )
 ax.axvline(J.trace().item(), color=plotting.TRUTH, label="exact trace")
 spread = 4 * formula["Gaussian"].sqrt().item()
-ax.set(xlim=(J.trace().item() - spread, J.trace().item() + spread), yticks=[], xlabel="estimate")
+ax.set(
+    xlim=(J.trace().item() - spread, J.trace().item() + spread),
+    yticks=[],
+    xlabel="estimate",
+)
 ax.legend(frameon=False)
 plotting.show(
     figure,
@@ -508,7 +551,9 @@ plotting.show(
 moons = two_moons()
 angle = (torch.arange(300, device=device) + 0.5) * math.pi / 300
 upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], dim=1)
-arcs = 2 * torch.cat([upper, -upper])  # the lower moon is the upper one turned by 180 degrees
+arcs = 2 * torch.cat(
+    [upper, -upper]
+)  # the lower moon is the upper one turned by 180 degrees
 moons_density = GaussianMixture(arcs, torch.full((600,), 0.1**2, device=device))
 test_set = moons.sample(4000, generator)
 base = Gaussian(torch.zeros(2, device=device))
@@ -532,7 +577,10 @@ def negative_log_likelihood():
     return -cnf_log_prob(x1, steps=6).mean()
 
 
-curve = [step.loss for step in train(cnf, negative_log_likelihood, steps=250, learning_rate=1e-2)]
+curve = [
+    step.loss
+    for step in train(cnf, negative_log_likelihood, steps=250, learning_rate=1e-2)
+]
 
 
 # %% [markdown]
@@ -585,7 +633,9 @@ for _ in train(cheat, cheat_loss, steps=250, learning_rate=1e-2):
 # %% tags=["nbval-ignore-output"]
 for steps in (2, 40):
     mass, nats = mass_and_nats(partial(cheat_log_prob, steps=steps))
-    print(f"trained with 2 steps, solved with {steps}: mass {mass:.1f}, {nats:.1f} nats")
+    print(
+        f"trained with 2 steps, solved with {steps}: mass {mass:.1f}, {nats:.1f} nats"
+    )
     record(f"cheat_mass_{steps}", round(mass))
     record(f"cheat_nats_{steps}", round(nats, 1))
     # above the truth with two steps, far below it with forty
@@ -605,7 +655,11 @@ assert noisy_mass > 1.2  # e to the power of an unbiased estimate is biased upwa
 titles = ["negative log-likelihood", "density of the CNF", "samples of the CNF"]
 figure, (left, middle, right) = plotting.panels(titles, extent=4)
 left.set(
-    aspect="auto", xlim=(0, len(curve)), ylim=(1.2, 4.5), xticks=[0, 100, 200], yticks=[2, 3, 4]
+    aspect="auto",
+    xlim=(0, len(curve)),
+    ylim=(1.2, 4.5),
+    xticks=[0, 100, 200],
+    yticks=[2, 3, 4],
 )
 left.plot(curve, color=plotting.MODEL, linewidth=0.8)
 left.axhline(-best, color=plotting.DATA)
@@ -641,12 +695,16 @@ def counted(x, t):
 
 # %%
 def likelihood_loss(field):
-    return -log_likelihood(field, moons.sample(256, generator), base, decreasing(6)).mean()
+    return -log_likelihood(
+        field, moons.sample(256, generator), base, decreasing(6)
+    ).mean()
 
 
 def regression_loss(field):
     x1, t = moons.sample(256, generator), uniform_times(256, generator)
-    return flow_matching_loss(field, AffinePath(LINEAR), base.sample(256, generator), x1, t)
+    return flow_matching_loss(
+        field, AffinePath(LINEAR), base.sample(256, generator), x1, t
+    )
 
 
 # %% [markdown]
@@ -679,7 +737,10 @@ def arithmetic_of(loss):
 
 # %%
 cost = {}
-for name, loss in {"likelihood": likelihood_loss, "regression": regression_loss}.items():
+for name, loss in {
+    "likelihood": likelihood_loss,
+    "regression": regression_loss,
+}.items():
     count.update(evaluations=0, gradients=0)
     cost[name] = arithmetic_of(lambda loss=loss: loss(counted))
     print(f"{name}: {count['evaluations']} evaluations, {count['gradients']} gradients")
@@ -739,7 +800,9 @@ def to_noise(layers, x):
 
 def to_data(layers, z):
     for layer in reversed(layers):
-        log_scale, shift = layer(z)  # reads the kept coordinate, which is the same on both sides
+        log_scale, shift = layer(
+            z
+        )  # reads the kept coordinate, which is the same on both sides
         z = (z - shift) * (-log_scale).exp()
     return z
 
@@ -767,7 +830,9 @@ for _ in train(coupling, coupling_loss, steps=1000, learning_rate=5e-3):
 z = base.sample(1000, generator)
 x = to_data(coupling, z).detach().requires_grad_()
 image, log_det = to_noise(coupling, x)
-rows = [torch.autograd.grad(image[:, i].sum(), x, retain_graph=True)[0] for i in range(2)]
+rows = [
+    torch.autograd.grad(image[:, i].sum(), x, retain_graph=True)[0] for i in range(2)
+]
 brute_force = torch.linalg.slogdet(torch.stack(rows, dim=1)).logabsdet
 print("round trip to 1e-3:", bool((image - z).abs().max() < 1e-3))
 print("log-determinant to 1e-3:", bool((brute_force - log_det).abs().max() < 1e-3))
@@ -783,7 +848,9 @@ assert abs(mass - 1) < 0.01
 
 # %%
 regressed = MLP(width=64, depth=3, frequencies=2).to(device)
-for _ in train(regressed, lambda: regression_loss(regressed), steps=3000, learning_rate=5e-3):
+for _ in train(
+    regressed, lambda: regression_loss(regressed), steps=3000, learning_rate=5e-3
+):
     pass
 
 
@@ -816,7 +883,9 @@ clock = {}
 for name, (nats, steps, loss) in models.items():
     total = steps * arithmetic_of(loss) / 1e9
     clock[name] = milliseconds(loss)
-    print(f"{name:9s} {nats:.2f} nats, {steps} steps, {total:.0f} GFLOP, {clock[name]:.1f} ms")
+    print(
+        f"{name:9s} {nats:.2f} nats, {steps} steps, {total:.0f} GFLOP, {clock[name]:.1f} ms"
+    )
     for what, value in {"nats": nats, "gap": best - nats}.items():
         record(f"{name}_{what}", round(value, 2))
     record(f"{name}_gflop", round(total))
@@ -875,7 +944,9 @@ def distance_to_truth(way):
     """Return the largest Kolmogorov-Smirnov distance to p_t at t = 0.2, 0.4, 0.6, 0.8, 1."""
     n, worst = way.shape[1], 0.0
     found = (torch.arange(n, device=device) + 0.5) / n
-    for t, x in zip((0.2, 0.4, 0.6, 0.8, 1.0), way[len(way) // 5 :: len(way) // 5], strict=True):
+    for t, x in zip(
+        (0.2, 0.4, 0.6, 0.8, 1.0), way[len(way) // 5 :: len(way) // 5], strict=True
+    ):
         exact = mass_left_of(x.sort(dim=0).values, torch.tensor(t, **exactly))
         worst = max(worst, (exact - found).abs().max().item())
     return worst
@@ -891,10 +962,18 @@ start = torch.randn(20_000, 1, generator=generator, **exactly)
 smooth = solve(line, start, torch.linspace(0, 1, 51), rk4).states
 walks = wander(start, score_weight=1.0)
 for name, way in {"ODE": smooth, "SDE": walks}.items():
-    print(f"{name} has the right distribution at all five times:", distance_to_truth(way) < 0.02)
-    print(f"{name} rank correlation of start and end: {rank_correlation(start, way[-1]):.1f}")
+    print(
+        f"{name} has the right distribution at all five times:",
+        distance_to_truth(way) < 0.02,
+    )
+    print(
+        f"{name} rank correlation of start and end: {rank_correlation(start, way[-1]):.1f}"
+    )
     assert distance_to_truth(way) < 0.02
-assert rank_correlation(start, smooth[-1]) > 0.9999 and rank_correlation(start, walks[-1]) < 0.9
+assert (
+    rank_correlation(start, smooth[-1]) > 0.9999
+    and rank_correlation(start, walks[-1]) < 0.9
+)
 record("sde_rank", round(rank_correlation(start, walks[-1]), 1))
 
 forgot = distance_to_truth(wander(start, score_weight=0.0))
@@ -909,11 +988,16 @@ for ax, way in zip(axes, (smooth, walks), strict=False):
     ax.plot(axis, way[:, :40, 0].cpu(), color=plotting.MODEL, linewidth=0.5, alpha=0.6)
     ax.set(xlabel="t", ylim=(-4.5, 4.5))
 style = {"bins": 80, "density": True, "histtype": "step"}
-for way, color, name in ((smooth, plotting.MODEL, "ODE"), (walks, plotting.DATA, "SDE")):
+for way, color, name in (
+    (smooth, plotting.MODEL, "ODE"),
+    (walks, plotting.DATA, "SDE"),
+):
     axes[2].hist(way[-1, :, 0].cpu(), color=color, label=name, **style)
 height = torch.linspace(-4.5, 4.5, 400, **exactly)
 truth = line.log_prob(height[:, None], torch.ones_like(height)).exp()
-axes[2].plot(height.cpu(), truth.cpu(), color=plotting.TRUTH, linewidth=0.8, label="exact")
+axes[2].plot(
+    height.cpu(), truth.cpu(), color=plotting.TRUTH, linewidth=0.8, label="exact"
+)
 axes[2].set(xlabel="x", yticks=[], ylim=(0, 0.75))
 axes[2].legend(frameon=False, fontsize=7, loc="upper right")
 plotting.show(

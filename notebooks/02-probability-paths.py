@@ -45,7 +45,16 @@ from fmtutorial.fields import expand_time
 from fmtutorial.labs import default_device, record
 from fmtutorial.likelihood import divergence
 from fmtutorial.metrics import fresh_ratio, mode_shares, relative_error
-from fmtutorial.paths import COSINE, LINEAR, QUANTITIES, SQRT, VP, AffinePath, Schedule, lipman
+from fmtutorial.paths import (
+    COSINE,
+    LINEAR,
+    QUANTITIES,
+    SQRT,
+    VP,
+    AffinePath,
+    Schedule,
+    lipman,
+)
 from fmtutorial.solvers import euler, rk4, solve
 
 # %% [markdown]
@@ -55,7 +64,13 @@ from fmtutorial.solvers import euler, rk4, solve
 torch.set_default_dtype(torch.float64)
 device = default_device()
 generator = torch.Generator().manual_seed(2)
-schedules = {"linear": LINEAR, "lipman": lipman(0.1), "cosine": COSINE, "sqrt": SQRT, "vp": VP}
+schedules = {
+    "linear": LINEAR,
+    "lipman": lipman(0.1),
+    "cosine": COSINE,
+    "sqrt": SQRT,
+    "vp": VP,
+}
 ring = ring_of_gaussians(modes=11, radius=10.0, std=1.0)
 linear = AffinePath(LINEAR)
 exact = ExactField(linear, ring)
@@ -115,7 +130,9 @@ for name, x, truth in (
 def mixture_field(x, t):
     """The field that moves (1 − t) N(0, 1) + t N(gap, 1): flux through x over density at x."""
     time = expand_time(t, x)
-    density = (1 - time) * Normal(0, 1).log_prob(x).exp() + time * Normal(gap, 1).log_prob(x).exp()
+    density = (1 - time) * Normal(0, 1).log_prob(x).exp() + time * Normal(
+        gap, 1
+    ).log_prob(x).exp()
     return (ndtr(x) - ndtr(x - gap)) / density
 
 
@@ -126,7 +143,9 @@ end = solve(mixture_field, start, torch.linspace(0, 1, 4001), rk4).last
 assert torch.allclose(end, start + gap, atol=1e-3)
 transport_field = ExactField(linear, Gaussian(torch.full((1,), gap)))
 end = solve(transport_field, start, torch.linspace(0, 1, 101), rk4).last
-assert torch.allclose(end, start + gap, atol=1e-6)  # 100 steps of order 4, a smooth field
+assert torch.allclose(
+    end, start + gap, atol=1e-6
+)  # 100 steps of order 4, a smooth field
 print("both fields take each of three points to itself + 6")
 
 # %%
@@ -144,7 +163,10 @@ record("mixture_lost", round(mixture_lost))
 assert transport_miss < 0.05 and mixture_lost > 5
 
 # %%
-half, middle = torch.full((1,), 0.5, device=device), torch.full((1, 1), gap / 2, device=device)
+half, middle = (
+    torch.full((1,), 0.5, device=device),
+    torch.full((1, 1), gap / 2, device=device),
+)
 fast, slow = mixture_field(middle, half).item(), transport_field(middle, half).item()
 print(f"velocity in the middle: mixture {fast:.0f}, transport {slow:.0f}")
 assert fast > 200 and abs(slow - gap) < 1e-9
@@ -203,13 +225,19 @@ wanted["vp"] = (math.exp(-5.025), math.sqrt(1 - math.exp(-10.05)), 1.0, 0.0)
 # %%
 for name, s in schedules.items():
     alpha, sigma = s.alpha(ends).tolist(), s.sigma(ends).tolist()
-    print(f"{name}: α {alpha[0]:.4f} to {alpha[1]:.1f}, σ {sigma[0]:.4f} to {sigma[1]:.1f}")
+    print(
+        f"{name}: α {alpha[0]:.4f} to {alpha[1]:.1f}, σ {sigma[0]:.4f} to {sigma[1]:.1f}"
+    )
     found = (alpha[0], sigma[0], alpha[1], sigma[1])
-    assert all(abs(x - y) < 1e-15 for x, y in zip(found, wanted[name], strict=True))  # rounding
+    assert all(
+        abs(x - y) < 1e-15 for x, y in zip(found, wanted[name], strict=True)
+    )  # rounding
     # relative to the largest value on the grid; float64 has 16 digits
     for formula, f in ((s.alpha_dot, s.alpha), (s.sigma_dot, s.sigma)):
         assert relative_error(formula(inside), rate(f, inside)) < 1e-12
-    assert (s.alpha_dot(inside) * s.sigma(inside) > s.alpha(inside) * s.sigma_dot(inside)).all()
+    assert (
+        s.alpha_dot(inside) * s.sigma(inside) > s.alpha(inside) * s.sigma_dot(inside)
+    ).all()
 
 # %% tags=["hide-input"]
 titles = ["signal α and noise σ (dashed)", "derivatives of α and σ (dashed)"]
@@ -248,7 +276,11 @@ plotting.show(figure, "fig_schedules", alt)
 # %%
 for name, s in schedules.items():
     path = AffinePath(s)
-    x0, x1, t = noise(1000), ring.sample(1000, generator).to(device), times_between(0, 0.99, 1000)
+    x0, x1, t = (
+        noise(1000),
+        ring.sample(1000, generator).to(device),
+        times_between(0, 0.99, 1000),
+    )
     x_t = path.sample(x0, x1, t).x_t
     derivative = rate(lambda t, path=path, x0=x0, x1=x1: path.sample(x0, x1, t).x_t, t)
     # (x − α x₁) / σ loses the digits that x₁ has and σ has not: 1e-10 leaves room for σ = 0.01
@@ -305,10 +337,16 @@ for field in (plain, spinning):
 print("both fields satisfy the continuity equation")
 
 # %%
-ends = [solve(field, x0, torch.linspace(0, 1, 101), rk4).last for field in (plain, spinning)]
-leftover = [(end - partner).norm(dim=1).square().mean().div(2).sqrt().item() for end in ends]
+ends = [
+    solve(field, x0, torch.linspace(0, 1, 101), rk4).last for field in (plain, spinning)
+]
+leftover = [
+    (end - partner).norm(dim=1).square().mean().div(2).sqrt().item() for end in ends
+]
 apart = (ends[0] - ends[1]).norm(dim=1).mean().item() / leftover[0]
-print(f"std around the data point: {leftover[0]:.2f} and {leftover[1]:.2f}, wanted 0.10")
+print(
+    f"std around the data point: {leftover[0]:.2f} and {leftover[1]:.2f}, wanted 0.10"
+)
 print(f"the two ends of one noise point are {apart:.1f} standard deviations apart")
 # a sample std of 4000 numbers has a relative error of 1/sqrt(8000) = 1.1 %
 assert all(abs(value - 0.1) < 0.0045 for value in leftover)
@@ -337,7 +375,9 @@ print(f"kinetic energy: plain {energy[0]:.0f}, spinning {energy[1]:.0f}")
 def posterior_average(values, weights):
     """E[values | x] by self-normalised weights: the mean and its standard error."""
     mean = (weights[:, None] * values).sum(dim=0) / weights.sum()
-    error = (weights[:, None] * (values - mean)).square().sum(dim=0).sqrt() / weights.sum()
+    error = (weights[:, None] * (values - mean)).square().sum(
+        dim=0
+    ).sqrt() / weights.sum()
     return mean, error
 
 
@@ -362,10 +402,17 @@ many = ring.sample(100_000, generator).to(device)
 t = torch.tensor([0.2, 0.5, 0.8], device=device).repeat(8)
 x_t = linear.sample(noise(24), ring.sample(24, generator).to(device), t).x_t
 scores = torch.cat(
-    [part.flatten() for x, time in zip(x_t, t, strict=True) for part in deviations(x, time, many)]
+    [
+        part.flatten()
+        for x, time in zip(x_t, t, strict=True)
+        for part in deviations(x, time, many)
+    ]
 )
 rms = scores.square().mean().sqrt().item()
-print(f"{len(scores)} deviations, all below 4.5 standard errors:", bool(scores.abs().max() < 4.5))
+print(
+    f"{len(scores)} deviations, all below 4.5 standard errors:",
+    bool(scores.abs().max() < 4.5),
+)
 assert scores.abs().max() < 4.5
 # neither too large nor too small; the 5 numbers of one place go together, hence the width
 assert 0.7 < rms < 1.3
@@ -423,11 +470,15 @@ for ax, k in zip(axes, (1, 6), strict=False):
     plotting.draw_samples(ax, point[None], size=40)
     plotting.draw_samples(
         ax,
-        linear.sample(noise(200).cpu(), point.expand(200, 2), torch.full((200,), 0.5)).x_t,
+        linear.sample(
+            noise(200).cpu(), point.expand(200, 2), torch.full((200,), 0.5)
+        ).x_t,
         plotting.MODEL,
     )
 plotting.draw_field(axes[2], exact, 0.5, extent=13)
-cloud = linear.sample(noise(1000).cpu(), ring.sample(1000, generator), torch.full((1000,), 0.5)).x_t
+cloud = linear.sample(
+    noise(1000).cpu(), ring.sample(1000, generator), torch.full((1000,), 0.5)
+).x_t
 plotting.draw_samples(axes[2], cloud, plotting.MODEL)
 plotting.draw_samples(axes[2], ring.means, size=20)
 alt = "Three vector fields at t = 1/2. Two point at one data point each. The third, their posterior mean, points outwards in all directions, towards the nearest modes."
@@ -440,7 +491,9 @@ plotting.show(figure, "fig_fields", alt)
 figure, axes = plotting.panels(["conditional paths", "marginal flow"], extent=13)
 x0, x1 = noise(150), ring.sample(150, generator).to(device)
 grid = torch.linspace(0, 1, 101)
-lines = torch.stack([linear.sample(x0, x1, time.expand(150).to(device)).x_t for time in grid])
+lines = torch.stack(
+    [linear.sample(x0, x1, time.expand(150).to(device)).x_t for time in grid]
+)
 plotting.draw_trajectories(axes[0], lines)
 plotting.draw_trajectories(axes[1], solve(exact, x0, grid, rk4).states)
 alt = "Left, straight lines from 150 noise points to data points cross near the middle. Right, the solutions of the marginal field from the same points fan out and hardly cross."
@@ -459,7 +512,9 @@ def misprinted_field(x, t):
     time = expand_time(t, x)
     seen = ring.observe(x, time, 1 - time)
     weights = seen.logits.exp() * len(ring.means)  # the logits hold log(p(x | k) / 11)
-    return (weights[:, :, None] * seen.component_means(1 + 0 * time, time, time - 1)).sum(dim=1)
+    return (
+        weights[:, :, None] * seen.component_means(1 + 0 * time, time, time - 1)
+    ).sum(dim=1)
 
 
 # %%
@@ -479,9 +534,12 @@ assert wrong_sum.median() < 0.5 and error > 0.5
 start = noise(500)
 grid = torch.linspace(0, 1, 101)
 radius = [
-    solve(f, start, grid, rk4).last.norm(dim=1).mean().item() for f in (exact, misprinted_field)
+    solve(f, start, grid, rk4).last.norm(dim=1).mean().item()
+    for f in (exact, misprinted_field)
 ]
-print(f"mean distance from the centre: right {radius[0]:.1f}, misprinted {radius[1]:.1f}")
+print(
+    f"mean distance from the centre: right {radius[0]:.1f}, misprinted {radius[1]:.1f}"
+)
 assert abs(radius[0] - 10) < 0.3 and radius[1] < 7
 record("posterior_sum", round(wrong_sum.median().item(), 2))
 record("posterior_error", round(error, 1))
@@ -502,7 +560,9 @@ for s in schedules.values():
         x_t = path.sample(noise(2000), target.sample(2000, generator).to(device), t).x_t
         x_t.requires_grad_()
         gradient = torch.autograd.grad(field.log_prob(x_t, t).sum(), x_t)[0]
-        assert relative_error(field.score(x_t.detach(), t), gradient) < 1e-10  # rounding
+        assert (
+            relative_error(field.score(x_t.detach(), t), gradient) < 1e-10
+        )  # rounding
 print("score and autograd agree for", len(schedules), "schedules and 2 targets")
 
 # %% [markdown]
@@ -555,18 +615,24 @@ side = torch.linspace(-9, 9, 601, device=device)
 grid = torch.cartesian_prod(side, side)
 components = [
     weight * MultivariateNormal(m, cov).log_prob(grid.cpu()).exp()
-    for weight, m, cov in zip(tilted.weights, tilted.means, tilted.covariances, strict=True)
+    for weight, m, cov in zip(
+        tilted.weights, tilted.means, tilted.covariances, strict=True
+    )
 ]
 prior = sum(components).to(device) * (side[1] - side[0]) ** 2
 
 # %%
 path, worst = AffinePath(COSINE), 0.0
 field = ExactField(path, tilted)
-for x, moment in zip(2 * noise(12), torch.linspace(0.1, 0.8, 12, device=device), strict=True):
+for x, moment in zip(
+    2 * noise(12), torch.linspace(0.1, 0.8, 12, device=device), strict=True
+):
     where, when = x.expand_as(grid), moment.expand(len(grid))
     mean, std = path.schedule.alpha(moment) * grid, path.schedule.sigma(moment)
     weights = prior * Normal(mean, std).log_prob(where).sum(dim=1).exp()
-    velocity = posterior_average(path.conditional_velocity(where, grid, when), weights)[0]
+    velocity = posterior_average(path.conditional_velocity(where, grid, when), weights)[
+        0
+    ]
     worst = max(worst, relative_error(velocity, field(x[None], moment[None])[0]))
     assert abs(weights.sum().log() - field.log_prob(x[None], moment[None])) < 1e-6
 print("quadrature and closed form agree to six digits:", worst < 1e-6)
@@ -589,7 +655,12 @@ def near_share(x, std=1.0):
 def share_error(x, weights):
     """Largest deviation of the modes' shares from the weights, in standard errors."""
     shares = mode_shares(x, ring.means.to(device)).cpu()
-    return ((shares - weights) / (weights * (1 - weights) / len(x)).sqrt()).abs().max().item()
+    return (
+        ((shares - weights) / (weights * (1 - weights) / len(x)).sqrt())
+        .abs()
+        .max()
+        .item()
+    )
 
 
 # %%
@@ -600,7 +671,9 @@ for name, s in schedules.items():
     samples[name] = solve(ExactField(AffinePath(s), ring), noise(10_000), grid).last
     std = math.sqrt(1 + s.sigma(torch.ones(1)).item() ** 2)
     # 3.4 of 10,000 are expected outside; 10 or more come once in 300 trials
-    assert near_share(samples[name], std) > 0.999 and share_error(samples[name], even) < 4
+    assert (
+        near_share(samples[name], std) > 0.999 and share_error(samples[name], even) < 4
+    )
     end = solve(ExactField(AffinePath(s), uneven_ring), noise(2000), grid).last
     assert share_error(end, uneven) < 4
     print(f"{name}: more than 99.9 % near a mode, all shares within 4 standard errors")
@@ -642,7 +715,9 @@ def with_strays(n, share=0.14):
 
 
 def strays(x):
-    return (torch.cdist(x, ring.means.to(device)).amin(dim=1) > 2.5).double().mean().item()
+    return (
+        (torch.cdist(x, ring.means.to(device)).amin(dim=1) > 2.5).double().mean().item()
+    )
 
 
 # %%
@@ -681,12 +756,16 @@ assert before.mean() < 0.1 * math.sqrt(math.pi / 2) * 1.05
 assert (shares - 1 / 30).abs().max() < 4 * math.sqrt(1 / 30 * 29 / 30 / 3000)
 
 # %% tags=["hide-input"]
-figure, axes = plotting.panels(["30 training points", "the ring they came from"], extent=13)
+figure, axes = plotting.panels(
+    ["30 training points", "the ring they came from"], extent=13
+)
 start = noise(150)
 grid = torch.linspace(0, 1, 101)
 for ax, field in zip(axes, (memory, exact), strict=True):
     plotting.draw_trajectories(ax, solve(field, start, grid).states)
-axes[0].scatter(*points.T.cpu(), s=22, facecolors="none", edgecolors=plotting.TRUTH, linewidths=0.8)
+axes[0].scatter(
+    *points.T.cpu(), s=22, facecolors="none", edgecolors=plotting.TRUTH, linewidths=0.8
+)
 alt = "Left, all trajectories end in one of 30 circled training points. Right, trajectories of the ring's field end spread over 11 clouds."
 plotting.show(figure, "fig_memory", alt)
 
@@ -709,8 +788,12 @@ for delta in (1e-1, 1e-2, 1e-3, 1e-4):
     x0 = noise(len(t))
     squares = (1 - delta) * path.sample(x0, 0 * x0, t).velocity.square().sum(dim=1)
     closed = d / 4 * math.log(1 / delta)
-    assert abs(squares.mean().item() - closed) < 4 * squares.std().item() / math.sqrt(len(t))
-    print(f"cut-off {delta:g}: closed form {closed:.2f}, measured within 4 standard errors")
+    assert abs(squares.mean().item() - closed) < 4 * squares.std().item() / math.sqrt(
+        len(t)
+    )
+    print(
+        f"cut-off {delta:g}: closed form {closed:.2f}, measured within 4 standard errors"
+    )
 
 # %%
 sizes = [10**2, 10**3, 10**4, 10**5]
@@ -721,7 +804,9 @@ for size in sizes:
 medians = torch.stack([batch.median() for batch in batches])
 slope = ((medians[-1] - medians[0]) / 3).item()
 theory = d / 4 * math.log(10)
-print(f"growth of the median per decade, over d/4 ln 10 = {theory:.2f}: {slope / theory:.2f}")
+print(
+    f"growth of the median per decade, over d/4 ln 10 = {theory:.2f}: {slope / theory:.2f}"
+)
 # The mean of n draws of 1/u scatters by about 2 around ln n + const, whatever n is: the median of
 # 301 has an error of about 0.1, the slope over three decades one of about 0.05.
 assert abs(slope - theory) < 0.2
@@ -729,9 +814,13 @@ record("sqrt_ratio", round(slope / theory, 2))
 record("sqrt_slope_theory", round(theory, 2))
 
 # %% tags=["hide-input"]
-figure, axes = plotting.panels(["integral up to the cut-off", "mean of a batch, no cut-off"])
+figure, axes = plotting.panels(
+    ["integral up to the cut-off", "mean of a batch, no cut-off"]
+)
 cuts = torch.logspace(-6, -0.5, 50)
-axes[0].plot(cuts, d / 4 * torch.log(1 / cuts), color=plotting.DATA, label="square-root")
+axes[0].plot(
+    cuts, d / 4 * torch.log(1 / cuts), color=plotting.DATA, label="square-root"
+)
 axes[0].plot(cuts, d * (1 - cuts), color=plotting.TRUTH, label="linear")
 axes[0].set(xscale="log", xlabel="cut-off δ", ylabel="noise part of the target")
 axes[0].invert_xaxis()
@@ -756,7 +845,9 @@ plotting.show(figure, "fig_divergence", alt)
 
 # %%
 kappa = 1e-3
-grid = torch.cat([1 - torch.logspace(0, -6, 600), torch.ones(1)])  # fine steps near t = 1
+grid = torch.cat(
+    [1 - torch.logspace(0, -6, 600), torch.ones(1)]
+)  # fine steps near t = 1
 
 
 def toward_origin(path, y, t):
@@ -774,7 +865,9 @@ left = {p: solve(biased(p), start, grid, rk4).last.item() for p in (0.5, 1.0)}
 for power, value in left.items():
     # order 4 with steps of 2 % of the distance to the end
     assert abs(value / (kappa / (1 + kappa)) ** power - 1) < 1e-4
-print(f"noise left with κ = 0.001: square-root {left[0.5]:.4f}, linear {left[1.0]:.4f}, wanted 0")
+print(
+    f"noise left with κ = 0.001: square-root {left[0.5]:.4f}, linear {left[1.0]:.4f}, wanted 0"
+)
 record("kappa", kappa)
 record("kappa_sqrt", round(left[0.5], 3))
 record("kappa_linear", round(left[1.0], 3))
@@ -783,12 +876,16 @@ record("kappa_linear", round(left[1.0], 3))
 
 # %%
 delta, start = 1e-3, torch.ones(1, 1, device=device)
-grid = torch.cat([1 - torch.logspace(0, math.log10(delta), 300), torch.tensor([1 - delta])])
+grid = torch.cat(
+    [1 - torch.logspace(0, math.log10(delta), 300), torch.tensor([1 - delta])]
+)
 for s, wanted in ((SQRT, math.sqrt(delta)), (LINEAR, delta)):
     field = partial(toward_origin, AffinePath(s))
     left = solve(field, start, grid.unique(), rk4).last.item()
     print(f"{s.name}, integrated to 0.999: noise left {left:.4f}, wanted 0")
-    assert abs(left / wanted - 1) < 1e-4  # order 4 with steps of 2 % of the distance to the end
+    assert (
+        abs(left / wanted - 1) < 1e-4
+    )  # order 4 with steps of 2 % of the distance to the end
 
 # %% [markdown]
 # ## Formulas that are printed wrong
@@ -805,7 +902,10 @@ for s, wanted in ((SQRT, math.sqrt(delta)), (LINEAR, delta)):
 sigma_min, n = 0.1, 100_000
 path = AffinePath(lipman(sigma_min))
 x0, x1, t = noise(n), fresh(n), times_between(0, 1, n)
-x_t, derivative = path.sample(x0, x1, t).x_t, rate(lambda t: path.sample(x0, x1, t).x_t, t)
+x_t, derivative = (
+    path.sample(x0, x1, t).x_t,
+    rate(lambda t: path.sample(x0, x1, t).x_t, t),
+)
 time = expand_time(t, x0)
 printed = (x1 - (1 - sigma_min) * x0) / (1 - (1 - sigma_min) * time)
 correct = (x1 - (1 - sigma_min) * x_t) / (1 - (1 - sigma_min) * time)
@@ -814,7 +914,9 @@ assert torch.allclose(printed, derivative / path.schedule.sigma(time))
 misprint = math.sqrt(1 / sigma_min + 2 * math.log(sigma_min) / (1 - sigma_min) + 1)
 # the mean of (1/σ − 1)² over 100,000 times has a standard error of 0.7 %, its root half of that
 assert abs(relative_error(printed, derivative) / misprint - 1) < 0.015
-print(f"relative error of the misprint: closed form {misprint:.2f}, measured within 1.5 %")
+print(
+    f"relative error of the misprint: closed form {misprint:.2f}, measured within 1.5 %"
+)
 
 # %%
 x0, x1, t = x0[:1000], x1[:1000], t[:1000]
@@ -825,7 +927,9 @@ def too_long(x, t):
     return field(x, t) / path.schedule.sigma(expand_time(t, x))
 
 
-radius = [solve(f, x0, grid, rk4).last.norm(dim=1).mean().item() for f in (field, too_long)]
+radius = [
+    solve(f, x0, grid, rk4).last.norm(dim=1).mean().item() for f in (field, too_long)
+]
 print(f"mean distance from the centre: right {radius[0]:.1f}, misprint {radius[1]:.1f}")
 assert abs(radius[0] - 10) < 0.3 and radius[1] > 15
 
@@ -843,7 +947,9 @@ around = Schedule(
 
 # %%
 extra = noise(1000)
-derivative = rate(lambda t: (1 - t[:, None]) * x0 + t[:, None] * x1 + sigma_min * extra, t)
+derivative = rate(
+    lambda t: (1 - t[:, None]) * x0 + t[:, None] * x1 + sigma_min * extra, t
+)
 assert torch.allclose(derivative, x1 - x0)
 mismatch = relative_error(x1 - (1 - sigma_min) * x0, derivative)
 # exactly σ_min ‖x₀‖ / ‖x₁ − x₀‖
@@ -865,7 +971,9 @@ wide, grid = math.sqrt(1 + sigma_min**2), torch.linspace(0, 1, 401)
 start = torch.full((1, 2), wide, device=device)
 left = [solve(f, start, grid, rk4).last[0, 0].item() for f in (single, mispaired)]
 closed = wide * (sigma_min**2 / (1 + sigma_min**2)) ** ((1 - sigma_min) / 2)
-print(f"noise left: right {left[0]:.3f}, mispaired {left[1]:.3f}, wanted {sigma_min:.3f}")
+print(
+    f"noise left: right {left[0]:.3f}, mispaired {left[1]:.3f}, wanted {sigma_min:.3f}"
+)
 # order 4 with 400 steps
 assert abs(left[0] - sigma_min) < 1e-6 and abs(left[1] - closed) < 1e-6
 
@@ -888,7 +996,9 @@ n, mode = 20_000, ring.means[3].to(device)
 x0, x1 = noise(n), mode + noise(n)
 for name, (sigma, first, last) in forms.items():
     closed = (first**2, 1 + last**2)
-    measured = [(t * (x1 - mode) + sigma(t) * x0).square().mean().item() for t in (0, 1)]
+    measured = [
+        (t * (x1 - mode) + sigma(t) * x0).square().mean().item() for t in (0, 1)
+    ]
     # the variance of 40,000 numbers has a relative error of sqrt(2/40000) = 0.7 %
     assert all(abs(m - c) <= 0.03 * c for m, c in zip(measured, closed, strict=True))
     assert abs(sigma(0) - first) < 1e-15 and abs(sigma(1) - last) < 1e-15
@@ -903,7 +1013,9 @@ for name, (sigma, first, last) in forms.items():
 
 # %%
 for s in (VP, COSINE):
-    assert torch.allclose(s.alpha(inside) ** 2 + s.sigma(inside) ** 2, torch.ones_like(inside))
+    assert torch.allclose(
+        s.alpha(inside) ** 2 + s.sigma(inside) ** 2, torch.ones_like(inside)
+    )
 alpha_start = VP.alpha(torch.zeros(1)).item()
 excess = 50 * math.exp(-10.05)  # 51 α² + σ² − 1 with α² = exp(−10.05)
 n = 10**6
@@ -933,7 +1045,9 @@ away = torch.cdist(end, ring.means.to(device)).min(dim=1).values.mean().item()
 good = torch.cdist(samples["vp"], ring.means.to(device)).min(dim=1).values.mean().item()
 two_error = relative_error(two_draws(x_t, t), field(x_t, t))
 print(f"mean distance to the nearest mode: one draw {good:.1f}, two draws {away:.1f}")
-assert abs(good - math.sqrt(math.pi / 2)) < 0.1  # the mean of a Rayleigh variable is 1.25
+assert (
+    abs(good - math.sqrt(math.pi / 2)) < 0.1
+)  # the mean of a Rayleigh variable is 1.25
 
 # %%
 record("vp_alpha", round(alpha_start, 4))

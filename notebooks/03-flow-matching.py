@@ -106,7 +106,9 @@ def projected(factor=1.0):
 
 def largest_score(differences):
     return (
-        (differences.mean(dim=0) / differences.std(dim=0) * math.sqrt(len(differences))).abs().max()
+        (differences.mean(dim=0) / differences.std(dim=0) * math.sqrt(len(differences)))
+        .abs()
+        .max()
     )
 
 
@@ -199,7 +201,9 @@ for step in train(ring_network, ring_loss, steps=2000, learning_rate=2e-3, ema=e
         averaged.append(error_of(ema.network))
 
 # %% tags=["hide-input"]
-figure, (left, right) = plotting.panels(["loss of a batch", "relative error of the field"], rows=1)
+figure, (left, right) = plotting.panels(
+    ["loss of a batch", "relative error of the field"], rows=1
+)
 left.plot(losses, color=plotting.NOISE, linewidth=0.4)
 left.axhline(constant, color=plotting.DATA, label="floor, closed form")
 left.set(xlabel="step", ylim=(10, 60))
@@ -233,7 +237,10 @@ with torch.no_grad():
 gap = conditional - floor - marginal
 standard_error = gap.std().item() / math.sqrt(len(gap))
 print("excess equals the marginal loss:", abs(gap.mean().item()) < 5 * standard_error)
-print("excess is below 1 % of the floor:", marginal.mean().item() < 0.01 * floor.mean().item())
+print(
+    "excess is below 1 % of the floor:",
+    marginal.mean().item() < 0.01 * floor.mean().item(),
+)
 assert abs(gap.mean().item()) < 5 * standard_error
 assert 0 < marginal.mean().item() < 0.01 * floor.mean().item()
 
@@ -242,7 +249,9 @@ assert 0 < marginal.mean().item() < 0.01 * floor.mean().item()
 
 # %% tags=["nbval-ignore-output"]
 error = error_of(ema.network)
-print(f"relative error of the averaged network {error:.3f}, of the raw one {errors[-1]:.3f}")
+print(
+    f"relative error of the averaged network {error:.3f}, of the raw one {errors[-1]:.3f}"
+)
 print(f"half-way: averaged {averaged[19]:.3f}, raw {errors[19]:.3f}")
 record("error", round(error, 3))
 record("half_way_raw", round(errors[19], 3))
@@ -251,13 +260,24 @@ assert error < 0.08
 assert averaged[19] < errors[19]
 
 # %% tags=["hide-input"]
-moments = {0.1: 25.0, 0.5: 25.0, 0.8: 20.0, 0.95: 15.0}  # time: speed of the longest arrows
-figure, axes = plotting.panels([f"t = {t}" for t in moments] + 4 * [""], extent=13, rows=2)
+moments = {
+    0.1: 25.0,
+    0.5: 25.0,
+    0.8: 20.0,
+    0.95: 15.0,
+}  # time: speed of the longest arrows
+figure, axes = plotting.panels(
+    [f"t = {t}" for t in moments] + 4 * [""], extent=13, rows=2
+)
 x0, x1, _ = draw_batch(ring, 1000)
-for row, (field, color) in enumerate(((exact, plotting.TRUTH), (ema.network, plotting.MODEL))):
+for row, (field, color) in enumerate(
+    ((exact, plotting.TRUTH), (ema.network, plotting.MODEL))
+):
     for ax, (t, longest) in zip(axes[4 * row :], moments.items(), strict=False):
         plotting.draw_samples(ax, t * x1 + (1 - t) * x0, plotting.NOISE, size=2)
-        plotting.draw_field(ax, field, t, 13, resolution=13, color=color, longest=longest)
+        plotting.draw_field(
+            ax, field, t, 13, resolution=13, color=color, longest=longest
+        )
 axes[0].set_ylabel("exact")
 axes[4].set_ylabel("learned")
 plotting.show(
@@ -283,7 +303,9 @@ samples = solution.last
 
 # %% tags=["hide-input"]
 snapshots = (0, 25, 50, 75, 100)
-figure, axes = plotting.panels([f"t = {i / 100:.2f}" for i in snapshots] + ["paths"], 14, rows=2)
+figure, axes = plotting.panels(
+    [f"t = {i / 100:.2f}" for i in snapshots] + ["paths"], 14, rows=2
+)
 for ax, i in zip(axes, snapshots, strict=False):
     plotting.draw_samples(ax, solution.states[i, :3000], size=1.5)
 plotting.draw_trajectories(axes[5], solution.states[::2, :60])
@@ -310,7 +332,9 @@ ratio, small = fresh_ratio(samples, fresh_ring), fresh_ratio(0.87 * samples, fre
 shares = mode_shares(samples, ring.means) * len(ring.means)
 print(f"{ratio.value:.2f} ± {ratio.error:.2f} times as far from data as data are")
 print(f"a ring 13 % too small: {small.value:.2f} ± {small.error:.2f} times")
-print(f"weights of the modes, as multiples of 1/11: {shares.min():.2f} to {shares.max():.2f}")
+print(
+    f"weights of the modes, as multiples of 1/11: {shares.min():.2f} to {shares.max():.2f}"
+)
 record("distance_ratio", round(ratio.value, 2))
 record("weakest_mode", round(shares.min().item(), 2))
 record("strongest_mode", round(shares.max().item(), 2))
@@ -324,9 +348,14 @@ assert 0.85 < shares.min() and shares.max() < 1.15
 lipschitz, shift, end = 5.0, 0.1, 0.98
 times = torch.linspace(0, end, 99)
 start = noise[:2000]
-ways = [solve(f, start, times, rk4).last for f in (lambda x, t: 5 * x, lambda x, t: 5 * x + shift)]
+ways = [
+    solve(f, start, times, rk4).last
+    for f in (lambda x, t: 5 * x, lambda x, t: 5 * x + shift)
+]
 apart = (ways[1] - ways[0]).square().sum(dim=1).mean().item()
-loss = end * 2 * shift**2  # the mismatch is the same at all times and in both coordinates
+loss = (
+    end * 2 * shift**2
+)  # the mismatch is the same at all times and in both coordinates
 bound = math.exp((1 + 2 * lipschitz) * end) * loss
 print(f"squared distance {apart:.1f}, bound {bound:.0f}")
 assert apart < bound
@@ -384,12 +413,22 @@ for name, network in averages.items():
         generated[name] = solve(network, x0, torch.linspace(0, 1, 26), heun).last
 
 # %% tags=["hide-input"]
-titles = [*shapes, "samples", "samples", "samples", "field, t = 0.5", "t = 0.5", "t = 0.5"]
+titles = [
+    *shapes,
+    "samples",
+    "samples",
+    "samples",
+    "field, t = 0.5",
+    "t = 0.5",
+    "t = 0.5",
+]
 figure, axes = plotting.panels(titles, extent=4.8, rows=3)
 for i, (name, target) in enumerate(shapes.items()):
     plotting.draw_samples(axes[i], target.sample(2000, generator))
     plotting.draw_samples(axes[3 + i], generated[name][:2000], plotting.MODEL)
-    plotting.draw_field(axes[6 + i], averages[name], 0.5, 4.8, resolution=15, color=plotting.MODEL)
+    plotting.draw_field(
+        axes[6 + i], averages[name], 0.5, 4.8, resolution=15, color=plotting.MODEL
+    )
 plotting.show(
     figure,
     "shapes",
@@ -407,7 +446,9 @@ plotting.show(
 near = {}
 for name, target in shapes.items():
     draw = lambda n, target=target: target.sample(n, generator)  # noqa: E731
-    near[name], small = (fresh_ratio(x, draw) for x in (generated[name], 0.87 * draw(8000)))
+    near[name], small = (
+        fresh_ratio(x, draw) for x in (generated[name], 0.87 * draw(8000))
+    )
     print(f"{name}: ratio below 1.25: {near[name].value < 1.25}", end="   ")
     print(f"13 % too small is found: {small.value > 1.25}")
     assert near[name].value < 1.25 < small.value, (near[name], small)
@@ -455,7 +496,11 @@ def logit_normal_density(t, std):
 
 
 # %%
-densities = torch.ones(400), logit_normal_density(grid, 1.0), logit_normal_density(grid, 0.5)
+densities = (
+    torch.ones(400),
+    logit_normal_density(grid, 1.0),
+    logit_normal_density(grid, 0.5),
+)
 for (name, times), density in zip(choices.items(), densities, strict=True):
     floor = floor_of_batch(200_000, times)
     integral = (density * by_time).mean().item()
@@ -503,19 +548,25 @@ def error_by_time(field, times):
 # %%
 levels = torch.tensor([0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98])
 curves = {
-    name: torch.stack([error_by_time(train_with(times, seed), levels) for seed in range(3)])
+    name: torch.stack(
+        [error_by_time(train_with(times, seed), levels) for seed in range(3)]
+    )
     for name, times in choices.items()
 }
 
 # %% tags=["hide-input"]
-figure, (left, right) = plotting.panels(["variance of the target", "error of the velocity"])
+figure, (left, right) = plotting.panels(
+    ["variance of the target", "error of the velocity"]
+)
 left.plot(grid.cpu(), by_time.cpu(), color=plotting.DATA)
 left.set(xlabel="t", ylim=(0, None))
 colors = (plotting.NOISE, plotting.MODEL, plotting.DATA)
 for color, (name, values) in zip(colors, curves.items(), strict=True):
     middle, spread = values.mean(dim=0).cpu(), values.std(dim=0).cpu()
     right.plot(levels.cpu(), middle, color=color, label=name)
-    right.fill_between(levels.cpu(), middle - spread, middle + spread, color=color, alpha=0.2)
+    right.fill_between(
+        levels.cpu(), middle - spread, middle + spread, color=color, alpha=0.2
+    )
 right.set(xlabel="t", ylim=(0, None))
 right.legend(fontsize=7)
 plotting.show(
@@ -529,9 +580,12 @@ plotting.show(
 # %% tags=["nbval-ignore-output"]
 for name, values in curves.items():
     start, middle, end = values.mean(dim=0)[[0, 4, 9]]
-    print(f"{name:18s} error at t = 0.02: {start:.2f}, 0.5: {middle:.2f}, 0.98: {end:.2f}")
+    print(
+        f"{name:18s} error at t = 0.02: {start:.2f}, 0.5: {middle:.2f}, 0.98: {end:.2f}"
+    )
     record(
-        name.replace(" ", "_"), f"{start:.2f} at t = 0.02, {middle:.2f} at 0.5, {end:.2f} at 0.98"
+        name.replace(" ", "_"),
+        f"{start:.2f} at t = 0.02, {middle:.2f} at 0.5, {end:.2f} at 0.98",
     )
 
 # %% [markdown]
@@ -572,7 +626,8 @@ results = {name: sampler(*recipe) for name, recipe in recipes.items()}
 for name, x in results.items():
     print(f"{name:18s} mean {x[:, 0].mean():8.1f}   std {x[:, 1].std():6.2f}")
     record(
-        name.replace(" ", "_"), f"mean {x[:, 0].mean():.1f}, standard deviation {x[:, 1].std():.2f}"
+        name.replace(" ", "_"),
+        f"mean {x[:, 0].mean():.1f}, standard deviation {x[:, 1].std():.2f}",
     )
 
 # %% [markdown]
@@ -585,7 +640,10 @@ def predict(times, h, sign):
     mean, std = 0.0, 1.0
     for t in times.tolist():
         slope = (t - (1 - t)) / (t**2 + (1 - t) ** 2)
-        mean, std = mean + sign * h * (10 + slope * (mean - 10 * t)), std * (1 + sign * h * slope)
+        mean, std = (
+            mean + sign * h * (10 + slope * (mean - 10 * t)),
+            std * (1 + sign * h * slope),
+        )
     return mean, std
 
 

@@ -118,7 +118,9 @@ for size in range(2, 8):
     for _ in range(5):
         x0, x1 = draw(ring, size)
         cost, best = squared_distances(x0, x1), cost_of(exact_ot(x0, x1), x1)
-        assert abs(best - brute_force(cost)) < 1e-4 * best  # x0 and x1 are in single precision
+        assert (
+            abs(best - brute_force(cost)) < 1e-4 * best
+        )  # x0 and x1 are in single precision
         assert abs(best - linear_program(cost)) < 1e-4 * best
         greedy_loss.append(cost_of(greedy(x0, x1), x1) / best - 1)
 
@@ -145,7 +147,9 @@ results["within_labels"] = within_labels(exact_ot, x0, x1, label)
 for name, paired in results.items():
     print(f"{name:14s} mean cost {cost_of(paired, x1):5.1f}")
     assert same_rows(paired, x0) and torch.equal(x1, before), name
-assert not same_rows(torch.cat([x0[:1], x0[:-1]]), x0)  # the test can fail: one row twice
+assert not same_rows(
+    torch.cat([x0[:1], x0[:-1]]), x0
+)  # the test can fail: one row twice
 
 # %% [markdown]
 # ## Straight lines that do not meet
@@ -194,10 +198,14 @@ def row_error(plan):
     return (plan.sum(dim=1) - 1 / len(plan)).abs().sum().item()
 
 
-print("largest difference below 1e-12:", (by_kernel - by_log).abs().max().item() < 1e-12)
+print(
+    "largest difference below 1e-12:", (by_kernel - by_log).abs().max().item() < 1e-12
+)
 assert (by_kernel - by_log).abs().max() < 1e-12
 assert (by_log.sum(dim=0) - 1 / 128).abs().max() < 1e-12
-assert row_error(by_log) < 1e-6 < 1e-3 < row_error(sinkhorn_log(cost, 0.1 * mean_cost, 2))
+assert (
+    row_error(by_log) < 1e-6 < 1e-3 < row_error(sinkhorn_log(cost, 0.1 * mean_cost, 2))
+)
 
 # %% [markdown]
 # **Check 4.5** (iterations and $\rho$). Two errors pull in opposite directions. A small $\rho$ needs many iterations. A large $\rho$ gives a blurred plan, whose cost lies above the optimum, but by no more than $\rho\log B$. The left panel shows the first error, the right one the second with its bound. Both use a batch of 64.
@@ -221,9 +229,13 @@ gaps = []
 for relative in levels:
     plan = sinkhorn_log(cost_small, relative * unit, 1500)
     gaps.append((plan * cost_small).sum().item() - best)
-    slack = row_error(plan) * cost_small.max().item()  # what unfinished rows may gain or lose
+    slack = (
+        row_error(plan) * cost_small.max().item()
+    )  # what unfinished rows may gain or lose
     assert -slack - 1e-3 < gaps[-1] < relative * unit * math.log(64) + slack
-    print(f"rho / mean cost {relative:4.2f}: cost above the optimum {100 * gaps[-1] / best:5.1f} %")
+    print(
+        f"rho / mean cost {relative:4.2f}: cost above the optimum {100 * gaps[-1] / best:5.1f} %"
+    )
 assert gaps[0] > 10 * gaps[-1] > 0
 
 # %% tags=["hide-input"]
@@ -231,7 +243,14 @@ figure, (left, right) = plotting.panels(["error of the rows", "cost above the op
 colors = (plotting.NOISE, plotting.MODEL, plotting.DATA)
 for color, (relative, errors) in zip(colors, curves.items(), strict=True):
     errors = [max(e, 1e-15) for e in errors]
-    left.plot(counts, errors, "o-", markersize=3, color=color, label=f"ρ = {relative} mean cost")
+    left.plot(
+        counts,
+        errors,
+        "o-",
+        markersize=3,
+        color=color,
+        label=f"ρ = {relative} mean cost",
+    )
 left.set(xscale="log", yscale="log", xlabel="iterations")
 left.legend(fontsize=7, loc="lower left")
 bound = [relative * unit * math.log(64) for relative in levels]
@@ -265,7 +284,9 @@ for scale in (0.1, 1.0, 10.0):
     scaled = scale**2 * cost_small
     fixed = partners(sinkhorn_log(scaled, 0.05, 300))
     relative = partners(sinkhorn_log(scaled, 0.05 * scaled.mean().item(), 300))
-    print(f"x in units of {1 / scale:4.1f}: {fixed:4.1f} partners; relative rho: {relative:4.1f}")
+    print(
+        f"x in units of {1 / scale:4.1f}: {fixed:4.1f} partners; relative rho: {relative:4.1f}"
+    )
     record(f"partners_{scale:g}", f"{fixed:.1f}")
 record("partners_relative", f"{relative:.1f}")
 
@@ -284,15 +305,22 @@ record("kernel_zeros", round(100 * zeros))
 # **Check 4.7** (the detour through the log plan). Some texts turn the entropic plan into a pairing by the permutation with the largest product of entries, a hard assignment on $\log P$. The chapter proves that this is the exact optimum whatever $\rho$ and the iterations are. One single iteration with a huge $\rho$ must do. The permutation nearest to $P$ in the sum of squares, which `sinkhorn` takes, does depend on $\rho$.
 
 # %%
-warnings.simplefilter("ignore", ConvergenceWarning)  # a plan that is far from done is the point
+warnings.simplefilter(
+    "ignore", ConvergenceWarning
+)  # a plan that is far from done is the point
 exact_cost = cost_of(exact_ot(x0, x1), x1)
 for relative, iterations in ((10.0, 1), (0.3, 1), (0.05, 20)):
     plan = sinkhorn_log(cost, relative * mean_cost, iterations)
     _, order = linear_sum_assignment(-plan.log().T.cpu().numpy())
     by_product = cost_of(x0[torch.as_tensor(order, device=device)], x1)
     nearest = cost_of(sinkhorn(x0, x1, relative, iterations), x1)
-    print(f"rho {relative:5.2f}, {iterations:2d} iterations: largest product is optimal: ", end="")
-    print(f"{abs(by_product - exact_cost) < 1e-6}; nearest costs {nearest - exact_cost:.3f} more")
+    print(
+        f"rho {relative:5.2f}, {iterations:2d} iterations: largest product is optimal: ",
+        end="",
+    )
+    print(
+        f"{abs(by_product - exact_cost) < 1e-6}; nearest costs {nearest - exact_cost:.3f} more"
+    )
     assert abs(by_product - exact_cost) < 1e-6
 assert cost_of(sinkhorn(x0, x1, 0.3, 1), x1) > exact_cost + 1e-3
 
@@ -310,7 +338,9 @@ def by_argmax(plan):
 
 
 def by_draws(plan):
-    flat = torch.multinomial(plan.flatten(), len(plan), replacement=True, generator=generator)
+    flat = torch.multinomial(
+        plan.flatten(), len(plan), replacement=True, generator=generator
+    )
     return flat // len(plan), flat % len(plan)
 
 
@@ -320,7 +350,11 @@ def by_permutation(plan):
 
 
 # %%
-ways = {"argmax": by_argmax, "draws from the plan": by_draws, "permutation": by_permutation}
+ways = {
+    "argmax": by_argmax,
+    "draws from the plan": by_draws,
+    "permutation": by_permutation,
+}
 lost = {name: [] for name in ways}
 for _ in range(60):
     a, b = draw(ring, 128)
@@ -338,7 +372,10 @@ for name, rows in lost.items():
     noise_lost, data_lost, shift = rows.mean(dim=0).tolist()
     standard_error = rows[:, 2].std().item() / math.sqrt(len(rows))
     excess[name] = shift / standard_error
-    print(f"{name:20s} unused noise {noise_lost:.2f}, unused data {data_lost:.2f}, ", end="")
+    print(
+        f"{name:20s} unused noise {noise_lost:.2f}, unused data {data_lost:.2f}, ",
+        end="",
+    )
     print(f"mean squared norm of the noise {2 + shift:.2f}")
     for key, value in (("noise", noise_lost), ("data", data_lost)):
         record(f"{name.replace(' ', '_')}_{key}", round(100 * value))
@@ -350,7 +387,9 @@ drawn = torch.tensor(lost["draws from the plan"])[:, :2].mean(dim=0)
 assert (drawn - expected).abs().max() < 0.02  # 60 batches: the standard error is 0.004
 assert torch.tensor(lost["permutation"])[:, :2].abs().max() == 0
 assert (
-    max(abs(excess["permutation"]), abs(excess["draws from the plan"])) < 4 < abs(excess["argmax"])
+    max(abs(excess["permutation"]), abs(excess["draws from the plan"]))
+    < 4
+    < abs(excess["argmax"])
 )
 
 # %% [markdown]
@@ -406,12 +445,16 @@ unpaired, midpoints = noise[independent], (torch.arange(50) + 0.5) / 50
 spreads = {}
 for name, start in (("right", noise[exact_ot]), ("forgotten", unpaired)):
     # a linear field with slope a(t) multiplies the spread by exp(integral of a)
-    slopes = [slope((1 - t) * noise[exact_ot] + t * data, data - start) for t in midpoints]
+    slopes = [
+        slope((1 - t) * noise[exact_ot] + t * data, data - start) for t in midpoints
+    ]
     spreads[name] = math.exp(sum(slopes) / 50)
     print(f"{name:9s} target: standard deviation of the samples {spreads[name]:.2f}")
     record(f"spread_{name}", f"{spreads[name]:.2f}")
 assert abs(spreads["right"] - s) < 0.03
-assert abs(spreads["forgotten"] - s ** (-s / (1 - s))) < 0.2  # slopes have noise of 1/sqrt(8192)
+assert (
+    abs(spreads["forgotten"] - s ** (-s / (1 - s))) < 0.2
+)  # slopes have noise of 1/sqrt(8192)
 
 # %% [markdown]
 # ## Energy
@@ -424,13 +467,21 @@ solution = solve(ExactField(path, normal), start, torch.linspace(0, 1, 101), heu
 energy, bend = path_energy(solution), straightness(solution)
 lowest, highest = 16 + 2 * (1 - s) ** 2, 16 + 2 * (1 + s**2)
 middle = highest - math.pi / 2 * 2 * s
-print(f"W2² {lowest:.2f} <= energy {middle:.2f} (measured {energy:.2f}) <= pairs {highest:.2f}")
-print(f"straightness {bend:.3f}, energy minus ends {energy - cost_of(start, solution.last):.3f}")
+print(
+    f"W2² {lowest:.2f} <= energy {middle:.2f} (measured {energy:.2f}) <= pairs {highest:.2f}"
+)
+print(
+    f"straightness {bend:.3f}, energy minus ends {energy - cost_of(start, solution.last):.3f}"
+)
 assert abs(energy - middle) < 0.16  # 4000 points: four standard errors
-assert lowest < energy < highest and energy < cost_of(start, normal.sample(4000, generator))
+assert lowest < energy < highest and energy < cost_of(
+    start, normal.sample(4000, generator)
+)
 assert abs(energy - cost_of(start, solution.last) - bend) < 1e-3
 few = solve(ExactField(path, normal), start[:1000], torch.linspace(0, 1, 101), heun)
-assert wasserstein(start[:1000], few.last) ** 2 <= path_energy(few)  # of the same points
+assert wasserstein(start[:1000], few.last) ** 2 <= path_energy(
+    few
+)  # of the same points
 
 # %% [markdown]
 # ## Minibatches
@@ -446,7 +497,8 @@ for dimension in (2, 8, 32):
     costs = []
     for size in sizes:
         trials = [
-            draw(wide, size, dimension) for _ in range(max(4, (2048 if size < 4 else 1024) // size))
+            draw(wide, size, dimension)
+            for _ in range(max(4, (2048 if size < 4 else 1024) // size))
         ]
         costs.append(sum(cost_of(exact_ot(a, b), b) for a, b in trials) / len(trials))
     savings[dimension] = [(most - c) / (most - least) for c in costs]
@@ -457,7 +509,9 @@ for dimension, share in savings.items():
     print(f"d = {dimension:2d}: share of the saving at B = 1, 16, 256: {chosen}")
     record(f"saving_{dimension}", f"{100 * share[-1]:.0f}")
     assert abs(share[0]) < 0.1  # 2048 pairs: the standard error is at most 0.03
-    assert all(b > a for a, b in zip(share, share[1:], strict=False)) and share[-1] < 1.02
+    assert (
+        all(b > a for a, b in zip(share, share[1:], strict=False)) and share[-1] < 1.02
+    )
 assert savings[2][-1] > savings[8][-1] > savings[32][-1]
 
 # %% tags=["hide-input"]
@@ -484,7 +538,10 @@ plotting.show(
 # %%
 stored = stored_results("couplings")
 origin = stored["provenance"]
-print(f"{origin['script']}, seeds {origin['seeds']}, {origin['minutes']} minutes, ", end="")
+print(
+    f"{origin['script']}, seeds {origin['seeds']}, {origin['minutes']} minutes, ",
+    end="",
+)
 print(f"torch {origin['torch']}, {origin['threads']} thread, {origin['cpu']}")
 steps = [str(n) for n in stored["euler_steps"]]
 for task, result in stored["tasks"].items():
@@ -501,8 +558,12 @@ figure, axes = plotting.panels(list(stored["tasks"]), rows=2)
 for ax, result in zip(axes, stored["tasks"].values(), strict=True):
     for name, color in (("independent", plotting.NOISE), ("optimal", plotting.MODEL)):
         middle, spread = zip(*(result[name][n] for n in steps), strict=True)
-        ax.errorbar(stored["euler_steps"], middle, spread, color=color, capsize=2, label=name)
-    ax.axhline(result["fresh"][0], color=plotting.DATA, linestyle="--", label="fresh data")
+        ax.errorbar(
+            stored["euler_steps"], middle, spread, color=color, capsize=2, label=name
+        )
+    ax.axhline(
+        result["fresh"][0], color=plotting.DATA, linestyle="--", label="fresh data"
+    )
     ax.set(xscale="log", yscale="log", xlabel="Euler steps")
 axes[0].set_ylabel("distance to data")
 axes[2].set_ylabel("distance to data")
@@ -535,7 +596,9 @@ for task, result in stored["tasks"].items():
     record(f"{key}_fresh", "{:.2f} ± {:.2f}".format(*result["fresh"]))
     for name in ("independent", "optimal"):
         for what in (*steps, "energy", "straightness"):
-            record(f"{key}_{name}_{what}", "{:.2f} ± {:.2f}".format(*result[name][what]))
+            record(
+                f"{key}_{name}_{what}", "{:.2f} ± {:.2f}".format(*result[name][what])
+            )
 
 # %% [markdown]
 # **Check 4.13** (one row again). You train both couplings on one task, two moons to eight Gaussians, once more. The distance after two steps and the energy must lie in the spread of the stored ones, widened because three seeds say little about it: within five standard deviations or 20 % of the mean, whichever is more. The two couplings must be farther apart than that. And the energy of the polygons must be at least the squared distance of their ends.
@@ -580,7 +643,9 @@ for name in fields:
     for key in ("2", "energy"):
         value, (centre, spread) = live[name, key], stored["tasks"][task][name][key]
         room[name, key] = max(5 * spread, 0.2 * centre)
-        print(f"{name:12s} {key:6s} now {value:5.2f}, stored {centre:5.2f} ± {spread:.2f}")
+        print(
+            f"{name:12s} {key:6s} now {value:5.2f}, stored {centre:5.2f} ± {spread:.2f}"
+        )
         assert abs(value - centre) < room[name, key], (name, key)
     assert live[name, "energy"] >= wasserstein(start, flows[name].last) ** 2
 for key in ("2", "energy"):
@@ -588,7 +653,12 @@ for key in ("2", "energy"):
     assert apart > max(room["independent", key], room["optimal", key]), (key, apart)
 
 # %% tags=["hide-input"]
-titles = ["independent pairs", "optimal pairs", "learned from them", "learned from them"]
+titles = [
+    "independent pairs",
+    "optimal pairs",
+    "learned from them",
+    "learned from them",
+]
 figure, axes = plotting.panels(titles, extent=6.5, rows=2)
 a, b = moons.sample(128, generator), eight.sample(128, generator)
 for ax, coupling in zip(axes, (independent, exact_ot), strict=False):
@@ -613,7 +683,10 @@ plotting.show(
 
 # %%
 for size, times in stored["milliseconds"].items():
-    print(f"B = {size:>4s}: ", ", ".join(f"{name} {value:.1f}" for name, value in times.items()))
+    print(
+        f"B = {size:>4s}: ",
+        ", ".join(f"{name} {value:.1f}" for name, value in times.items()),
+    )
     for name, value in times.items():
         digits = 0 if value >= 20 else 1
         record(f"ms_{name.split()[0].strip(',').lower()}_{size}", f"{value:.{digits}f}")
@@ -660,7 +733,9 @@ for _ in range(50):
     costs.append([cost_of(x, b) for x in (exact_ot(a, b), paired, a)])
 right, cached, unpaired = torch.tensor(costs)[1:].mean(dim=0).tolist()
 print(f"stale batches: {sum(stale)} of 50")
-print(f"mean cost: fresh pairs {right:.0f}, from the cache {cached:.0f}, unpaired {unpaired:.0f}")
+print(
+    f"mean cost: fresh pairs {right:.0f}, from the cache {cached:.0f}, unpaired {unpaired:.0f}"
+)
 record("stale", sum(stale))
 
 # %%
@@ -692,7 +767,10 @@ pool_x0 = exact_ot(pool_x0, pool_x1)
 rows = torch.randperm(1024, generator=generator).reshape(8, 128)
 by_pool = sum(cost_of(pool_x0[i], pool_x1[i]) for i in rows) / 8
 again = sum(cost_of(exact_ot(pool_x0[i], pool_x1[i]), pool_x1[i]) for i in rows) / 8
-print("pairing a minibatch of the pool again changes nothing:", abs(again / by_pool - 1) < 1e-6)
+print(
+    "pairing a minibatch of the pool again changes nothing:",
+    abs(again / by_pool - 1) < 1e-6,
+)
 assert abs(again / by_pool - 1) < 1e-6
 mixed = pool_x0[torch.randperm(1024, generator=generator)]
 by_batch = sum(cost_of(exact_ot(mixed[i], pool_x1[i]), pool_x1[i]) for i in rows) / 8
@@ -730,7 +808,10 @@ for pairing in (blind, aware):
     for _ in range(100):
         x0, x1, label = two_classes(128)
         means.append(pairing(x0, x1, label)[label == 0, 0].mean())
-    value, error = torch.stack(means).mean().item(), torch.stack(means).std().item() / 10
+    value, error = (
+        torch.stack(means).mean().item(),
+        torch.stack(means).std().item() / 10,
+    )
     print(f"{pairing.__name__}: mean of the noise of the left class {value:5.2f}")
     record(f"noise_{pairing.__name__}", f"{value:.2f}")
     if pairing is aware:
@@ -760,13 +841,18 @@ def trained_with_labels(pairing, steps=600):
 
 
 # %%
-start, left = torch.randn(1000, 2, generator=generator), torch.zeros(1000, dtype=torch.int64)
+start, left = (
+    torch.randn(1000, 2, generator=generator),
+    torch.zeros(1000, dtype=torch.int64),
+)
 by_label = {}
 for pairing in (blind, aware):
     network = trained_with_labels(pairing)
     with torch.no_grad():
         times = torch.linspace(0, 1, 51)
-        by_label[pairing] = solve(lambda x, t, f=network: f(x, t, left), start, times, heun).last
+        by_label[pairing] = solve(
+            lambda x, t, f=network: f(x, t, left), start, times, heun
+        ).last
 
 
 def left_class():
@@ -778,7 +864,10 @@ floor = torch.tensor([wasserstein(left_class(), left_class()) for _ in range(8)]
 distances = {p: wasserstein(x, left_class()) for p, x in by_label.items()}
 for pairing, distance in distances.items():
     x = by_label[pairing]
-    print(f"{pairing.__name__}: distance {distance:.2f}, fresh data {floor.mean():.2f}; ", end="")
+    print(
+        f"{pairing.__name__}: distance {distance:.2f}, fresh data {floor.mean():.2f}; ",
+        end="",
+    )
     print(f"standard deviation across {x[:, 0].std():.2f} instead of 0.50")
     record(f"label_{pairing.__name__}", f"{distance / floor.mean():.1f}")
     record(f"label_std_{pairing.__name__}", f"{x[:, 0].std():.2f}")
@@ -786,7 +875,9 @@ assert distances[blind] > floor.mean() + 4 * floor.std()
 assert distances[blind] > 2 * distances[aware]
 
 # %% tags=["hide-input"]
-figure, axes = plotting.panels(["noise of the left class", "blind", "class-aware"], extent=5)
+figure, axes = plotting.panels(
+    ["noise of the left class", "blind", "class-aware"], extent=5
+)
 x0, x1, label = two_classes(1024)
 plotting.draw_samples(axes[0], x0[label == 0], "#9ca3af", size=3)
 plotting.draw_samples(axes[0], blind(x0, x1, label)[label == 0], plotting.MODEL, size=3)

@@ -113,7 +113,9 @@ def tableau_step(a, b, v, x, t, h):
     """Take the Runge-Kutta step with this tableau."""
     k = []
     for row in a:
-        k.append(v(x + h * sum(w * s for w, s in zip(row, k, strict=True)), t + h * sum(row)))
+        k.append(
+            v(x + h * sum(w * s for w, s in zip(row, k, strict=True)), t + h * sum(row))
+        )
     return x + h * sum(w * s for w, s in zip(b, k, strict=True))
 
 
@@ -140,7 +142,11 @@ def conditions(a, b):
 # %%
 t, h = torch.tensor(0.2), torch.tensor(0.1)
 for step, (a, b) in TABLEAUX.items():
-    gap = (step(at_time, noise, t, h) - tableau_step(a, b, at_time, noise, t, h)).abs().max()
+    gap = (
+        (step(at_time, noise, t, h) - tableau_step(a, b, at_time, noise, t, h))
+        .abs()
+        .max()
+    )
     kept = [all(abs(value) < 1e-14 for value in values) for values in conditions(a, b)]
     order = kept.index(False) if False in kept else 4
     print(f"{step.__name__:9s} satisfies the conditions up to order {order}")
@@ -164,7 +170,9 @@ for step, order in zip(METHODS, (1, 2, 2, 4), strict=True):
         miss(step(at_time, middle, t, torch.tensor(h)), x)
         for h, x in zip(sizes, after, strict=True)
     ]
-    print(f"{step.__name__:9s} local error falls with the power {slopes(errors)[-1]:.1f} of h")
+    print(
+        f"{step.__name__:9s} local error falls with the power {slopes(errors)[-1]:.1f} of h"
+    )
     assert abs(slopes(errors)[-1] - order - 1) < 0.15, errors
 
 # %% [markdown]
@@ -179,7 +187,10 @@ truths = {s: truth(fields[s], noise, 0.0, end) for s, end in ENDS.items()}
 def global_errors(step, schedule, counts):
     """Errors at the end of the interval after so many equal steps."""
     grids = (torch.linspace(0, ENDS[schedule], n + 1) for n in counts)
-    return [miss(solve(fields[schedule], noise, g, step).last, truths[schedule]) for g in grids]
+    return [
+        miss(solve(fields[schedule], noise, g, step).last, truths[schedule])
+        for g in grids
+    ]
 
 
 # %%
@@ -206,7 +217,10 @@ assert slopes(global_errors(forgetful, LINEAR, (50, 100)))[0] < 1.2
 one = torch.ones(1, 1)
 for n in (10, 100):
     grid, h = torch.linspace(0, 1, n + 1), 1 / n
-    wrong = [abs(solve(lambda x, t: x, one, grid, s).last.item() - math.e) for s in (euler, heun)]
+    wrong = [
+        abs(solve(lambda x, t: x, one, grid, s).last.item() - math.e)
+        for s in (euler, heun)
+    ]
     L_heun = 1 + h / 2
     bounds = [
         math.e / 2 * (math.e - 1) * h,
@@ -225,7 +239,8 @@ for n in (10, 100):
 easy = ExactField(straight, distributions.Gaussian(torch.zeros(2)))
 for step, flattered in zip(METHODS, (1, 3, 3, 5), strict=True):
     errors = [
-        miss(solve(easy, noise, torch.linspace(0, 1, n + 1), step).last, noise) for n in (20, 40)
+        miss(solve(easy, noise, torch.linspace(0, 1, n + 1), step).last, noise)
+        for n in (20, 40)
     ]
     print(f"{step.__name__:9s} seems to have order {slopes(errors)[0]:.1f}")
     assert abs(slopes(errors)[0] - flattered) < 0.15
@@ -244,7 +259,9 @@ def run(name, schedule, N):
         grid = u**2 if schedule is LINEAR else end * u
         return dpm_solver(field, noise, grid, AffinePath(schedule)).last
     step = {s.__name__: s for s in METHODS}[name]
-    return solve(field, noise, torch.linspace(0, end, N // METHODS[step] + 1), step).last
+    return solve(
+        field, noise, torch.linspace(0, end, N // METHODS[step] + 1), step
+    ).last
 
 
 # %%
@@ -265,17 +282,31 @@ for s in (LINEAR, VP):
         adaptive[s].append((way.evaluations, miss(way.last, truths[s])))
 
 # %% tags=["hide-input"]
-COLORS = dict(zip(NAMES, ("#6b7280", "#0f766e", "#1d4ed8", "#c2410c", "#111827"), strict=True))
-LABELS = dict(zip(NAMES, ("Euler", "midpoint", "Heun", "RK4", "DPM++(2M)"), strict=True))
-figure, (left, right) = plotting.panels(["error against steps", "error against evaluations"])
+COLORS = dict(
+    zip(NAMES, ("#6b7280", "#0f766e", "#1d4ed8", "#c2410c", "#111827"), strict=True)
+)
+LABELS = dict(
+    zip(NAMES, ("Euler", "midpoint", "Heun", "RK4", "DPM++(2M)"), strict=True)
+)
+figure, (left, right) = plotting.panels(
+    ["error against steps", "error against evaluations"]
+)
 for name, errors in ladders[LINEAR].items():
     each = {"midpoint": 2, "heun": 2, "rk4": 4}.get(name, 1)
     left.plot(
-        [N / each for N in LADDER], errors, color=COLORS[name], marker=".", label=LABELS[name]
+        [N / each for N in LADDER],
+        errors,
+        color=COLORS[name],
+        marker=".",
+        label=LABELS[name],
     )
     right.plot(LADDER, errors, color=COLORS[name], marker=".")
 right.plot(
-    *zip(*adaptive[LINEAR], strict=True), color="#a21caf", marker="x", ls=":", label="adaptive"
+    *zip(*adaptive[LINEAR], strict=True),
+    color="#a21caf",
+    marker="x",
+    ls=":",
+    label="adaptive",
 )
 for ax, text in ((left, "steps"), (right, "evaluations")):
     ax.set(xscale="log", yscale="log", xlabel=text, ylim=(1e-8, 5))
@@ -319,7 +350,9 @@ def scipy_end(x, tolerance, field=exact, end=1.0):
     def velocity(t, y):
         return field(torch.tensor(y)[None], torch.tensor([t]))[0].cpu().numpy()
 
-    answer = solve_ivp(velocity, (0.0, end), x.cpu().numpy(), rtol=tolerance, atol=tolerance)
+    answer = solve_ivp(
+        velocity, (0.0, end), x.cpu().numpy(), rtol=tolerance, atol=tolerance
+    )
     return torch.tensor(answer.y[:, -1]), answer.nfev
 
 
@@ -351,7 +384,9 @@ assert all(later[1] < former[1] for former, later in pairwise(adaptive[LINEAR]))
 
 # %%
 def vortex(x, t):
-    return x.square().sum(dim=-1, keepdim=True) * torch.stack([-x[..., 1], x[..., 0]], dim=-1)
+    return x.square().sum(dim=-1, keepdim=True) * torch.stack(
+        [-x[..., 1], x[..., 0]], dim=-1
+    )
 
 
 def turned(x):
@@ -369,7 +404,9 @@ def hard_errors(tolerance):
     """Error of the hard sample: batch with the worst norm, batch with the pooled norm, alone."""
     options = {"t0": 0.0, "t1": 1.0, "rtol": tolerance, "atol": tolerance}
     worst = solve_adaptive(vortex, crowd, **options).last[0]
-    pooled = solve_adaptive(lambda x, t: vortex(x[0], t)[None], crowd[None], **options).last[0, 0]
+    pooled = solve_adaptive(
+        lambda x, t: vortex(x[0], t)[None], crowd[None], **options
+    ).last[0, 0]
     alone = solve_adaptive(vortex, crowd[:1], **options).last[0]
     return [(x - turned(crowd[:1])[0]).norm().item() for x in (worst, pooled, alone)]
 
@@ -378,10 +415,14 @@ hard = {tol: hard_errors(tol) for tol in (1e-3, 1e-4, 1e-5, 1e-6)}
 
 # %%
 for tol, (worst, pooled, alone) in hard.items():
-    print(f"tolerance {tol:.0e}: error {worst:.0e} with the worst norm, {pooled:.0e} pooled")
+    print(
+        f"tolerance {tol:.0e}: error {worst:.0e} with the worst norm, {pooled:.0e} pooled"
+    )
     assert worst < 1.01 * alone  # the crowd does no harm
 # the pooled norm lets one of 1000 have a local error that is √1000 = 32 times as large
-assert all(pooled > 30 * worst for tol, (worst, pooled, _) in hard.items() if tol < 5e-4)
+assert all(
+    pooled > 30 * worst for tol, (worst, pooled, _) in hard.items() if tol < 5e-4
+)
 worst, pooled, _ = hard[1e-5]
 record("hard_worst", f"{worst:.4f}")
 record("hard_pooled", f"{pooled:.2f}")
@@ -392,20 +433,28 @@ norm_error = scipy_end(
     crowd.flatten(), 1e-5, lambda x, t: vortex(x.reshape(-1, 2), t).reshape(1, -1)
 )
 scipy_hard = (norm_error[0][:2] - turned(crowd[:1])[0]).norm().item()
-print(f"SciPy on the batch at 1e-5: error {scipy_hard:.2f}, as the pooled norm predicts")
+print(
+    f"SciPy on the batch at 1e-5: error {scipy_hard:.2f}, as the pooled norm predicts"
+)
 record("hard_scipy", f"{scipy_hard:.2f}")
 assert abs(scipy_hard / pooled - 1) < 0.1
 
 # %% tags=["hide-input"]
-figure, (left, right) = plotting.panels(["steps that the solver chose", "error of the hard sample"])
+figure, (left, right) = plotting.panels(
+    ["steps that the solver chose", "error of the hard sample"]
+)
 for std, color in ((1.0, plotting.MODEL), (0.1, plotting.DATA)):
     field = ExactField(straight, distributions.ring_of_gaussians(std=std))
     times = solve_adaptive(field, noise, 0.0, 1.0, rtol=1e-5, atol=1e-5).times.cpu()
     left.plot(times[:-1], times.diff(), color=color, marker=".", label=f"std {std}")
 left.set(xlabel="t", ylim=(0, None))
 left.legend(fontsize=7)
-for i, (text, color) in enumerate((("worst sample", plotting.MODEL), ("pooled", plotting.DATA))):
-    right.plot(list(hard), [e[i] for e in hard.values()], color=color, marker=".", label=text)
+for i, (text, color) in enumerate(
+    (("worst sample", plotting.MODEL), ("pooled", plotting.DATA))
+):
+    right.plot(
+        list(hard), [e[i] for e in hard.values()], color=color, marker=".", label=text
+    )
 right.set(xscale="log", yscale="log", xlabel="tolerance")
 right.legend(fontsize=7)
 plotting.show(
@@ -480,7 +529,9 @@ for s in (LINEAR, COSINE):
         grid = log_snr_grid(s, 0.02, 0.98, n).to(device)
         errors.append(miss(dpm_solver(field, x, grid, path).last, wanted))
         ddims.append(miss(solve(field, x, grid, ddim(path)).last, wanted))
-    print(f"{s.name:20s} DPM++(2M) {slopes(errors)[0]:.2f}, DDIM {slopes(ddims)[0]:.1f}")
+    print(
+        f"{s.name:20s} DPM++(2M) {slopes(errors)[0]:.2f}, DDIM {slopes(ddims)[0]:.1f}"
+    )
     assert abs(slopes(errors)[0] - 2) < 0.15 and abs(slopes(ddims)[0] - 1) < 0.15
 
 # %% [markdown]
@@ -490,8 +541,13 @@ for s in (LINEAR, COSINE):
 counts = (40, 80, 160, 320)
 found = {}
 for s in (LINEAR, VP):
-    lines = [torch.linspace(0, ENDS[s], n + 1) for n in counts[: 4 if s is LINEAR else 2]]
-    found[s] = [miss(dpm_solver(fields[s], noise, g, AffinePath(s)).last, truths[s]) for g in lines]
+    lines = [
+        torch.linspace(0, ENDS[s], n + 1) for n in counts[: 4 if s is LINEAR else 2]
+    ]
+    found[s] = [
+        miss(dpm_solver(fields[s], noise, g, AffinePath(s)).last, truths[s])
+        for g in lines
+    ]
     print(f"{s.name:20s} slopes", " ".join(f"{k:.1f}" for k in slopes(found[s])))
 scaled = [n**2 * e for n, e in zip(counts, found[LINEAR], strict=True)]
 growth = [b - a for a, b in pairwise(scaled)]
@@ -500,8 +556,13 @@ print(
     *(f"{g / growth[0]:.1f}" for g in growth),
 )
 record("slope_log", f"{slopes(found[LINEAR])[1]:.1f}")
-assert all(1.6 < k < 1.85 for k in slopes(found[LINEAR])) and abs(slopes(found[VP])[0] - 2) < 0.15
-assert max(growth) < 1.15 * min(growth)  # 1, 2 and 3 times log 2; the rest is of higher order
+assert (
+    all(1.6 < k < 1.85 for k in slopes(found[LINEAR]))
+    and abs(slopes(found[VP])[0] - 2) < 0.15
+)
+assert max(growth) < 1.15 * min(
+    growth
+)  # 1, 2 and 3 times log 2; the rest is of higher order
 
 # %% [markdown]
 # ## Where to put the steps
@@ -541,7 +602,8 @@ for kind, field, wanted in (("wide", exact, ring_truth), ("thin", thin, thin_tru
 print("std 1 and 0.01".ljust(12), *(f"{title:>20s}" for title in grids(4)))
 for name in ("euler", "heun", "rk4", "dpm"):
     cells = [
-        f"{table['wide', name, title]:.4f} / {table['thin', name, title]:.4f}" for title in grids(4)
+        f"{table['wide', name, title]:.4f} / {table['thin', name, title]:.4f}"
+        for title in grids(4)
     ]
     print(f"{LABELS[name]:12s}", *(f"{cell:>20s}" for cell in cells))
     for title in grids(4):
@@ -593,7 +655,9 @@ damage = [{k: miss(x, ring_truth) for k, x in recipes(n).items()} for n in STEPS
 
 # %%
 for key in damage[0]:
-    print(f"{key:18s} error with 10 steps {damage[0][key]:.3f}, with 80 {damage[-1][key]:.1e}")
+    print(
+        f"{key:18s} error with 10 steps {damage[0][key]:.3f}, with 80 {damage[-1][key]:.1e}"
+    )
 names = ("right", "late", "short", "rk4_right", "rk4_short")
 for name, key in zip(names, damage[0], strict=True):
     record(f"loop_{name}", f"{damage[2][key]:.2g}")
@@ -623,11 +687,15 @@ model = reverse_time(exact)
 down = torch.linspace(1, 0, 101)
 outcomes = {
     "grid reversed": solve(model, noise, down, rk4).last,
-    "grid and velocity reversed": solve(lambda x, t: -model(x, t), noise, down, rk4).last,
+    "grid and velocity reversed": solve(
+        lambda x, t: -model(x, t), noise, down, rk4
+    ).last,
     "the same with our field": solve(lambda x, t: -exact(x, t), noise, down, rk4).last,
 }
 for key, x in outcomes.items():
-    print(f"{key:28s} mean radius {x.norm(dim=1).mean():5.2f}, error {miss(x, ring_truth):5.2f}")
+    print(
+        f"{key:28s} mean radius {x.norm(dim=1).mean():5.2f}, error {miss(x, ring_truth):5.2f}"
+    )
     record("sign_" + key.replace(" ", "_"), f"{x.norm(dim=1).mean():.2f}")
 good, bad, other = (miss(x, ring_truth) for x in outcomes.values())
 assert good < 1e-5 and bad > 5 and other > 1
@@ -643,10 +711,16 @@ record("away", f"{away[:, 0].mean():.0f}")
 assert away[:, 0].mean() < -5
 
 # %% tags=["hide-input"]
-figure, (left, right) = plotting.panels(["error against steps", "mean radius 10 is right"])
+figure, (left, right) = plotting.panels(
+    ["error against steps", "mean radius 10 is right"]
+)
 styles = ("-", "--", ":", "-", ":")
-for key, color, style in zip(damage[0], 3 * ["#6b7280"] + 2 * ["#c2410c"], styles, strict=True):
-    left.plot(STEPS, [d[key] for d in damage], color=color, ls=style, marker=".", label=key)
+for key, color, style in zip(
+    damage[0], 3 * ["#6b7280"] + 2 * ["#c2410c"], styles, strict=True
+):
+    left.plot(
+        STEPS, [d[key] for d in damage], color=color, ls=style, marker=".", label=key
+    )
 left.set(xscale="log", yscale="log", xlabel="steps n", ylim=(1e-9, 3))
 left.set_xticks(STEPS, STEPS)
 left.set_xticks([], minor=True)
@@ -688,7 +762,9 @@ for step, (own, order) in zip(METHODS, ((1, 1), (2, 3), (2, 3), (4, 5)), strict=
     )
     record(f"trip_{step.__name__}", f"{trips[-1]:.1e}")
     record(f"code_{step.__name__}", f"{encodings[-1]:.1e}")
-    assert abs(slopes(trips)[0] - order) < 0.15 and abs(slopes(encodings)[0] - own) < 0.15
+    assert (
+        abs(slopes(trips)[0] - order) < 0.15 and abs(slopes(encodings)[0] - own) < 0.15
+    )
     assert step is not heun or encodings[-1] > 2 * trips[-1]
 
 # %% [markdown]
@@ -708,14 +784,18 @@ apart = (points[0] - points[1]).norm().item()
 
 def steepness(x, t):
     """Spectral norm of the Jacobian at one point."""
-    jacobian = torch.autograd.functional.jacobian(lambda y: cloud(y[None], torch.tensor([t]))[0], x)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda y: cloud(y[None], torch.tensor([t]))[0], x
+    )
     return torch.linalg.matrix_norm(jacobian, 2).item()
 
 
 # %%
 ends = points[torch.randint(11, (20,), generator=generator)]
 for t in (0.9, 0.99, 0.999):
-    typical = [steepness(t * m + (1 - t) * z, t) for m, z in zip(ends, noise, strict=False)]
+    typical = [
+        steepness(t * m + (1 - t) * z, t) for m, z in zip(ends, noise, strict=False)
+    ]
     between = steepness(t * (points[0] + points[1]) / 2, t)
     formula = apart**2 / 4 * t / (1 - t) ** 3 - 1 / (1 - t)
     print(f"t = {t}: on the path {max(typical):.0f}, between two points {between:.1e}")
@@ -732,9 +812,13 @@ for step, limit in zip(METHODS, (2.0, 2.0, 2.0, 2.785), strict=True):
     ends = []
     for n in (math.ceil(1.02 * rate / limit), math.floor(0.98 * rate / limit)):
         ends.append(
-            solve(lambda x, t: -rate * x, one, torch.linspace(0, 1, n + 1), step).last.item()
+            solve(
+                lambda x, t: -rate * x, one, torch.linspace(0, 1, n + 1), step
+            ).last.item()
         )
-    print(f"{step.__name__:9s} inside the limit {abs(ends[0]):.0e}, outside {abs(ends[1]):.0e}")
+    print(
+        f"{step.__name__:9s} inside the limit {abs(ends[0]):.0e}, outside {abs(ends[1]):.0e}"
+    )
     assert abs(ends[0]) < 0.1 and abs(ends[1]) > 10
 
 # %% [markdown]
@@ -768,7 +852,13 @@ assert stiff["rk4", "uniform"][2] > 5 * stiff["rk4", "short near data"][2]
 # %% tags=["hide-input"]
 figure, (left, right) = plotting.panels(["ring, std 1", "ring, std 0.01"])
 for name in ("euler", "heun", "rk4"):
-    left.plot(LADDER, ladders[LINEAR][name], color=COLORS[name], marker=".", label=LABELS[name])
+    left.plot(
+        LADDER,
+        ladders[LINEAR][name],
+        color=COLORS[name],
+        marker=".",
+        label=LABELS[name],
+    )
     for grid, style in (("uniform", "-"), ("short near data", ":")):
         cost = [k * {"euler": 1, "heun": 2, "rk4": 4}[name] for k in n.tolist()]
         right.plot(cost, stiff[name, grid], color=COLORS[name], ls=style, marker=".")
@@ -794,7 +884,9 @@ plotting.show(
 def attempt(end, dtype, tolerance):
     """Integrate the data set's field under the square-root schedule; return evaluations."""
     field = ExactField(AffinePath(SQRT), points.to(dtype))
-    way = solve_adaptive(field, noise.to(dtype), 0.0, end, rtol=tolerance, atol=tolerance)
+    way = solve_adaptive(
+        field, noise.to(dtype), 0.0, end, rtol=tolerance, atol=tolerance
+    )
     return way.evaluations
 
 
@@ -811,7 +903,9 @@ for end, dtype, tolerance in (
     (1 - 1e-7, torch.float32, 1e-2),
 ):
     enough = attempt(end, dtype, tolerance) < 600
-    print(f"end 1 - {1 - end:.0e}, {dtype}, tolerance {tolerance:.0e}: fewer than 600 evaluations")
+    print(
+        f"end 1 - {1 - end:.0e}, {dtype}, tolerance {tolerance:.0e}: fewer than 600 evaluations"
+    )
     assert enough
 
 # %% [markdown]
@@ -822,7 +916,9 @@ path = AffinePath(SQRT)
 field = ExactField(path, points)
 x = solve_adaptive(field, noise, 0.0, 0.999, rtol=1e-5, atol=1e-5).last
 last = dpm_solver(field, x, torch.tensor([0.999, 1.0]), path).last
-gaps = [(y[:, None] - points).norm(dim=2).min(dim=1).values.max().item() for y in (x, last)]
+gaps = [
+    (y[:, None] - points).norm(dim=2).min(dim=1).values.max().item() for y in (x, last)
+]
 print(
     f"largest distance to a data point: {gaps[0]:.2f} at 0.999, below 1e-9 at 1: {gaps[1] < 1e-9}"
 )
@@ -834,12 +930,15 @@ assert gaps[0] > 0.01 and gaps[1] < 1e-9
 
 # %% tags=["nbval-ignore-output"]
 plain = ExactField(
-    straight, distributions.GaussianMixture(ring.means.float(), ring.covariances.float())
+    straight,
+    distributions.GaussianMixture(ring.means.float(), ring.covariances.float()),
 )
 for n in (16, 64, 256):
     grid = torch.linspace(0, 1, n + 1)
     double = miss(solve(exact, noise, grid, rk4).last, ring_truth)
-    single = miss(solve(plain, noise.float(), grid.float(), rk4).last.double(), ring_truth)
+    single = miss(
+        solve(plain, noise.float(), grid.float(), rk4).last.double(), ring_truth
+    )
     print(f"RK4 with {n:3d} steps: double {double:.0e}, single {single:.0e}")
 assert 1e-7 < single < 3e-5 and double < 1e-7
 record("floor", f"{single:.0e}")

@@ -40,7 +40,12 @@ from fmtutorial.losses import flow_matching_loss, uniform_times
 from fmtutorial.metrics import fresh_ratio
 from fmtutorial.networks import MLP, MeanFlowMLP
 from fmtutorial.paths import LINEAR, AffinePath, PathSample
-from fmtutorial.reflow import distillation_loss, mean_flow_loss, model_pairs, straightness
+from fmtutorial.reflow import (
+    distillation_loss,
+    mean_flow_loss,
+    model_pairs,
+    straightness,
+)
 from fmtutorial.solvers import euler, heun, rk4, solve
 from fmtutorial.training import EMA, train
 
@@ -60,7 +65,9 @@ exact = ExactField(path, ring)
 # Twelve points of noise on a line, twelve partners drawn independently from two narrow clumps. The straight lines between partners cross. The exact field answers with the mean velocity of all lines through a place, and its solutions bend.
 
 # %%
-clumps = distributions.GaussianMixture(torch.tensor([[-2.0], [2.0]]), torch.full((2,), 0.04))
+clumps = distributions.GaussianMixture(
+    torch.tensor([[-2.0], [2.0]]), torch.full((2,), 0.04)
+)
 noise = torch.randn(12, 1, generator=generator)
 partner = clumps.sample(12, generator)
 times = torch.linspace(0, 1, 101)
@@ -86,7 +93,9 @@ assert crossings(noise, partner) > 0 == crossings(noise, bent.last)
 titles = ["drawn pairs", "solutions of the field", "pairs made by the flow"]
 figure, axes = plotting.panels(titles)
 for ax, states in zip(axes, (lines, bent.states, rectified), strict=True):
-    ax.plot(times.cpu(), states[:, :, 0].cpu(), color=plotting.MODEL, alpha=0.6, linewidth=1)
+    ax.plot(
+        times.cpu(), states[:, :, 0].cpu(), color=plotting.MODEL, alpha=0.6, linewidth=1
+    )
     ax.scatter([0] * 12, states[0].cpu(), color=plotting.NOISE, s=10, zorder=3)
     ax.scatter([1] * 12, states[-1].cpu(), color=plotting.DATA, s=10, zorder=3)
     ax.set(xlabel="t", ylim=(-3, 3), xticks=[0, 1])
@@ -186,7 +195,9 @@ assert min(bends, floor) > 0.01
 
 # %%
 a = 1.7
-normal = ExactField(path, distributions.Gaussian(torch.zeros(2, dtype=torch.float64), a**2))
+normal = ExactField(
+    path, distributions.Gaussian(torch.zeros(2, dtype=torch.float64), a**2)
+)
 solution = solve(normal, eye, fine, rk4)
 cost = (solution.last - eye).square().sum().item()
 bends = 2 * straightness(solution)
@@ -244,7 +255,10 @@ print(
 )
 print("straight:", straightness(flow) < 1e-9)
 print(f"cost {(flow.last - eye).square().sum():.2f}, cost of the optimal transport 0")
-assert torch.dist(flow.last.T, rotation) < 1e-6 and torch.dist(one_step.T, rotation) < 1e-12
+assert (
+    torch.dist(flow.last.T, rotation) < 1e-6
+    and torch.dist(one_step.T, rotation) < 1e-12
+)
 assert straightness(flow) < 1e-9 < 0.01 < straightness(rectify(mixing, spread))
 
 # %% [markdown]
@@ -273,7 +287,9 @@ def fit_flow(draw, steps=1000):
     network = MLP(width=128, depth=4)
     return fit(
         network,
-        lambda: flow_matching_loss(network, path, *draw(), uniform_times(256, generator)),
+        lambda: flow_matching_loss(
+            network, path, *draw(), uniform_times(256, generator)
+        ),
         steps,
     )
 
@@ -303,7 +319,9 @@ with torch.no_grad():
 
 # %% tags=["nbval-ignore-output"]
 now, least = straightness(learned_way), straightness(floor_way)
-print(f"S of round one {bends:.2f}, of round two {now:.3f}, floor of training {least:.3f}")
+print(
+    f"S of round one {bends:.2f}, of round two {now:.3f}, floor of training {least:.3f}"
+)
 print(f"round two is straighter by a factor of {bends / now:.0f}")
 record("bends_learned", round(now, 3))
 record("bends_floor", round(least, 3))
@@ -311,7 +329,12 @@ record("straighter", round(bends / now))
 assert now < bends / 50 and now < 1.5 * least
 
 # %% tags=["hide-input"]
-titles = ["round one, exact", "round two, learned", "one Euler step of round one", "of round two"]
+titles = [
+    "round one, exact",
+    "round two, learned",
+    "one Euler step of round one",
+    "of round two",
+]
 figure, axes = plotting.panels(titles, extent=13, rows=2)
 for ax, way in zip(axes, (exact_way, learned_way), strict=False):
     plotting.draw_trajectories(ax, way.states[::2, :80])
@@ -368,29 +391,40 @@ def strays(x):
 flows = {"round one": exact, "round two": straight, "distilled": distilled}
 table = {(name, n): after(field, n) for name, field in flows.items() for n in (1, 100)}
 parts = {1: 4, 100: 8}
-far = {k: fresh_ratio(x[: 1000 * parts[k[1]]], fresh_ring, parts[k[1]]) for k, x in table.items()}
+far = {
+    k: fresh_ratio(x[: 1000 * parts[k[1]]], fresh_ring, parts[k[1]])
+    for k, x in table.items()
+}
 for (name, n), x in table.items():
     found, key = far[name, n], f"{name.replace(' ', '_')}_{n}"
     print(f"{name:9s} {n:3d} steps: distance {found.distance:5.2f},", end=" ")
-    print(f"ratio {found.value:.2f} ± {found.error:.2f}, strays {100 * strays(x):3.0f} %")
+    print(
+        f"ratio {found.value:.2f} ± {found.error:.2f}, strays {100 * strays(x):3.0f} %"
+    )
     record(key, round(found.distance, 2))
     record(f"strays_{key}", round(100 * strays(x)))
 
 # %% tags=["nbval-ignore-output"]
 small = fresh_ratio(0.87 * fresh_ring(8000), fresh_ring)
 print(f"a ring 13 % too small: ratio {small.value:.2f} ± {small.error:.2f}")
-print(f"fresh data: distance {small.floor:.2f}, strays {100 * strays(fresh_ring(8000)):.0f} %")
+print(
+    f"fresh data: distance {small.floor:.2f}, strays {100 * strays(fresh_ring(8000)):.0f} %"
+)
 record("fresh", round(small.floor, 2))
 record("fresh_strays", round(100 * strays(fresh_ring(8000))))
 
 # %%
 assert abs(far["round one", 1].distance - math.sqrt(102)) < 0.2  # four standard errors
-assert max(far[name, 1].distance for name in ("round two", "distilled")) < 0.2 * math.sqrt(102)
+assert max(
+    far[name, 1].distance for name in ("round two", "distilled")
+) < 0.2 * math.sqrt(102)
 assert max(far[name, 100].value for name in ("round one", "round two")) < 1.25
 assert small.value > max(1.25, 1 + 4 * small.error)
 assert strays(table["round one", 100]) < 0.06 and strays(table["round two", 100]) < 0.17
 assert far["distilled", 100].distance > 1.3 * far["distilled", 1].distance
-assert abs(strays(fresh_ring(8000)) - math.exp(-(2.5**2) / 2)) < 0.01  # four standard errors
+assert (
+    abs(strays(fresh_ring(8000)) - math.exp(-(2.5**2) / 2)) < 0.01
+)  # four standard errors
 
 # %% [markdown]
 # Read the second column. One step of round two has the right distance and the wrong picture: the modes run together, because the network is not steep enough where the noise decides between two modes. More steps sharpen them.
@@ -411,7 +445,9 @@ def cell(name, key):
     if key not in flows[name]:
         return ""
     kind = key.split("_")[0]
-    scale, digits = {"strays": (100, 0), "training": (1, 0), "pairs": (1, 0)}.get(kind, (1, 2))
+    scale, digits = {"strays": (100, 0), "training": (1, 0), "pairs": (1, 0)}.get(
+        kind, (1, 2)
+    )
     digits = 3 if kind == "straightness" else digits
     middle, spread = (scale * number for number in flows[name][key])
     return f"{middle:.{digits}f} ± {spread:.{digits}f}" + " %" * (kind == "strays")
@@ -428,9 +464,14 @@ columns = ["straightness", "squared_cost", "cost", "from_exact", "from_teacher"]
 print(" " * 27 + "".join(f"{key:15s}" for key in columns).rstrip())
 for name in flows:
     if any(key in flows[name] for key in columns):
-        print(f"{name:27s}" + "".join(f"{cell(name, key):15s}" for key in columns).rstrip())
+        print(
+            f"{name:27s}"
+            + "".join(f"{cell(name, key):15s}" for key in columns).rstrip()
+        )
 for name in ("1-rectified", "2-rectified", "OT, long", "MeanFlow"):
-    print(f"seconds {name}: training {cell(name, 'training')}, pairs {cell(name, 'pairs')}")
+    print(
+        f"seconds {name}: training {cell(name, 'training')}, pairs {cell(name, 'pairs')}"
+    )
 print(stored["provenance"])
 
 # %%
@@ -449,9 +490,18 @@ drawn = {
 figure, axes = plotting.panels(["distance to the data", "share of strays"])
 for ax, kind in zip(axes, ("w2", "strays"), strict=True):
     for name, color in drawn.items():
-        middle, spread = zip(*(flows[name][f"{kind}_{n}"] for n in (1, 2, 10, 100)), strict=True)
-        ax.errorbar((1, 2, 10, 100), middle, spread, color=color, marker="o", ms=3, label=name)
-    ax.axhline(flows["fresh"][f"{kind}_100"][0], color="#9ca3af", linestyle=":", label="fresh data")
+        middle, spread = zip(
+            *(flows[name][f"{kind}_{n}"] for n in (1, 2, 10, 100)), strict=True
+        )
+        ax.errorbar(
+            (1, 2, 10, 100), middle, spread, color=color, marker="o", ms=3, label=name
+        )
+    ax.axhline(
+        flows["fresh"][f"{kind}_100"][0],
+        color="#9ca3af",
+        linestyle=":",
+        label="fresh data",
+    )
     ax.set(xscale="log", yscale="log", xlabel="steps", xticks=[1, 2, 10, 100])
     ax.set_xticklabels(["1", "2", "10", "100"])
 axes[0].legend(fontsize=7)
@@ -470,14 +520,23 @@ plotting.show(
 
 # %%
 names = ["1-rectified", "2-rectified", "3-rectified"]
-for key, start in (("squared_cost", 104.0), ("cost", costs["distance"](x1 - x0).mean().item())):
+for key, start in (
+    ("squared_cost", 104.0),
+    ("cost", costs["distance"](x1 - x0).mean().item()),
+):
     values = [start] + [flows[name][key][0] for name in names]
-    assert all(later < 1.01 * earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(
+        later < 1.01 * earlier
+        for earlier, later in zip(values, values[1:], strict=False)
+    )
 for run in stored["runs"]:
     assert run["2-rectified"]["straightness"] < run["1-rectified"]["straightness"] / 5
     assert run["2-rectified"]["w2_1"] < 0.2 * run["1-rectified"]["w2_1"]
 middle, spread = flows["exact"]["straightness"]
-print("live and stored straightness agree:", abs(bends - middle) < max(4 * spread, 0.05 * middle))
+print(
+    "live and stored straightness agree:",
+    abs(bends - middle) < max(4 * spread, 0.05 * middle),
+)
 assert abs(bends - middle) < max(4 * spread, 0.05 * middle)
 
 # %% [markdown]
@@ -508,7 +567,9 @@ x = torch.randn(1000, 2, dtype=torch.float64)
 v = normal(x, start)
 along = (v, torch.ones_like(start), torch.zeros_like(end))
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # PyTorch warns of its own use of torch.jit
+    warnings.simplefilter(
+        "ignore", FutureWarning
+    )  # PyTorch warns of its own use of torch.jit
     u, rate = torch.func.jvp(mean_velocity, (x, start, end), along)
 gap = (end - start)[:, None] * rate
 print("identity holds:", (u - v - gap).abs().max().item() < 1e-10)
@@ -536,7 +597,10 @@ directions /= directions.norm(dim=0)
 
 def gradient(route, batch):
     loss = mean_flow_loss(small, route, *batch)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]) @ directions
+    return (
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+        @ directions
+    )
 
 
 # %%
@@ -557,7 +621,9 @@ lines, means = torch.stack(lines), torch.stack(means)
 
 
 def largest_score(difference):
-    return (difference.mean(dim=0) / difference.std(dim=0)).abs().max().item() * math.sqrt(200)
+    return (
+        difference.mean(dim=0) / difference.std(dim=0)
+    ).abs().max().item() * math.sqrt(200)
 
 
 print("gradients agree within their standard error:", largest_score(lines - means) < 4)
@@ -582,7 +648,9 @@ mean_network = fit(
 def jumps(n):
     x, grid = many, torch.linspace(0, 1, n + 1)
     for start, end in zip(grid[:-1], grid[1:], strict=True):
-        x = x + (end - start) * mean_network(x, start.expand(len(x)), end.expand(len(x)))
+        x = x + (end - start) * mean_network(
+            x, start.expand(len(x)), end.expand(len(x))
+        )
     return x
 
 

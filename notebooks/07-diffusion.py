@@ -47,10 +47,23 @@ from fmtutorial.diffusion import (
 from fmtutorial.exact import ExactField
 from fmtutorial.labs import default_device, record, stored_results
 from fmtutorial.losses import flow_matching_loss, uniform_times
-from fmtutorial.metrics import energy_distance, fresh_ratio, mode_shares, two_sample_test
+from fmtutorial.metrics import (
+    energy_distance,
+    fresh_ratio,
+    mode_shares,
+    two_sample_test,
+)
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, QUANTITIES, VP, AffinePath
-from fmtutorial.solvers import euler, half_log_snr, heun, log_snr_grid, rk4, solve, time_of
+from fmtutorial.solvers import (
+    euler,
+    half_log_snr,
+    heun,
+    log_snr_grid,
+    rk4,
+    solve,
+    time_of,
+)
 from fmtutorial.training import EMA, train
 
 # %%
@@ -60,7 +73,11 @@ generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the networks' first weights
 
 ring = distributions.ring_of_gaussians()
-paths = {"linear": AffinePath(LINEAR), "cosine": AffinePath(COSINE), "VP": AffinePath(VP)}
+paths = {
+    "linear": AffinePath(LINEAR),
+    "cosine": AffinePath(COSINE),
+    "VP": AffinePath(VP),
+}
 linear, cosine, vp = paths.values()
 
 # %% [markdown]
@@ -69,7 +86,9 @@ linear, cosine, vp = paths.values()
 # %%
 target = distributions.GaussianMixture(
     torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.0, -2.0]]),
-    torch.tensor([[[0.4, 0.1], [0.1, 0.3]], [[0.3, 0.0], [0.0, 0.6]], [[0.3, -0.1], [-0.1, 0.2]]]),
+    torch.tensor(
+        [[[0.4, 0.1], [0.1, 0.3]], [[0.3, 0.0], [0.0, 0.6]], [[0.3, -0.1], [-0.1, 0.2]]]
+    ),
     torch.tensor([0.5, 0.3, 0.2]),
 )
 
@@ -95,7 +114,12 @@ def truth(path, x, t):
     field = ExactField(path, ring)
     data, s = field.posterior_mean(x, t), path.schedule
     noise = (x - s.alpha(t)[:, None] * data) / s.sigma(t)[:, None]
-    return {"velocity": field(x, t), "score": field.score(x, t), "noise": noise, "data": data}
+    return {
+        "velocity": field(x, t),
+        "score": field.score(x, t),
+        "noise": noise,
+        "data": data,
+    }
 
 
 def scaled_error(value, exact):
@@ -112,11 +136,17 @@ for path, other in ((linear, cosine), (cosine, vp), (vp, linear)):
         for given, want in [(g, w) for g in QUANTITIES for w in QUANTITIES if g != w]:
             there = path.convert(exact[given], x, t, given, want)
             back = path.convert(there, x, t, want, given)
-            worst = max(worst, scaled_error(there, exact[want]), scaled_error(back, exact[given]))
+            worst = max(
+                worst,
+                scaled_error(there, exact[want]),
+                scaled_error(back, exact[given]),
+            )
         if time == 0.5:
             mistaken = other.convert(exact["velocity"], x, t, "velocity", "data")
             wrong = min(wrong, scaled_error(mistaken, exact["data"]))
-print(f"12 conversions and back, within 1e-6: {worst < 1e-6}; another schedule: {wrong < 1e-6}")
+print(
+    f"12 conversions and back, within 1e-6: {worst < 1e-6}; another schedule: {wrong < 1e-6}"
+)
 assert worst < 1e-6 < 0.01 < wrong
 
 # %% [markdown]
@@ -158,7 +188,9 @@ for path in paths.values():
         for (given, want), slope in slopes(path.schedule, t).items():
             moved = path.convert(exact[given] + 0.01, x, t, given, want)
             ratio = (moved - path.convert(exact[given], x, t, given, want)).abs() / 0.01
-            worst = max(worst, ((ratio - slope[:, None]).abs() / slope[:, None]).max().item())
+            worst = max(
+                worst, ((ratio - slope[:, None]).abs() / slope[:, None]).max().item()
+            )
 print("measured factor of errors = slope, to 1e-6:", worst < 1e-6)
 assert worst < 1e-6
 
@@ -185,7 +217,11 @@ for time in (0.001, 0.5, 0.999):
 t = torch.linspace(0.005, 0.995, 199)
 figure, axes = plotting.panels(["error of the velocity", "error of the score"])
 for ax, want in zip(axes, ("velocity", "score"), strict=True):
-    styles = {"velocity": plotting.TRUTH, "noise": plotting.MODEL, "data": plotting.DATA}
+    styles = {
+        "velocity": plotting.TRUTH,
+        "noise": plotting.MODEL,
+        "data": plotting.DATA,
+    }
     for given, color in styles.items():
         if given != want:
             factor = slopes(LINEAR, t)[given, want]
@@ -212,7 +248,9 @@ field = ExactField(vp, target)
 beta = (0.1 + 19.9 * (1 - t))[:, None]
 flow = 0.5 * beta * (x + field.score(x, t))
 print("velocity = β (x + s) / 2:", scaled_error(flow, field(x, t)) < 1e-6)
-assert scaled_error(flow, field(x, t)) < 1e-6 < 0.5 < scaled_error(2 * flow, field(x, t))
+assert (
+    scaled_error(flow, field(x, t)) < 1e-6 < 0.5 < scaled_error(2 * flow, field(x, t))
+)
 
 # %% [markdown]
 # ## The same densities with noise
@@ -226,7 +264,9 @@ exact_ring = ExactField(linear, ring)
 times = torch.linspace(0, 0.999, 201)
 noise = torch.randn(2000, 2, generator=generator)
 journeys = {
-    w: solve_sde(exact_ring, noise, times, linear, lambda t, w=w: w + 0 * t, generator).states
+    w: solve_sde(
+        exact_ring, noise, times, linear, lambda t, w=w: w + 0 * t, generator
+    ).states
     for w in (0.0, 1.0, 2.0, 4.0)
 }
 
@@ -252,7 +292,9 @@ plotting.show(
 # %%
 mean = (target.weights[:, None] * target.means).sum(dim=0)
 second = target.covariances + target.means[:, :, None] * target.means[:, None, :]
-covariance = (target.weights[:, None, None] * second).sum(dim=0) - torch.outer(mean, mean)
+covariance = (target.weights[:, None, None] * second).sum(dim=0) - torch.outer(
+    mean, mean
+)
 
 
 def moment_score(x, path, t):
@@ -272,7 +314,9 @@ def moment_score(x, path, t):
 x, y = target.sample(800, generator), target.sample(800, generator)
 for name, moved in {"two fresh sets": x, "one set moved": x + 0.5}.items():
     found = two_sample_test(moved, y, 400, generator)
-    print(f"{name}: distance {found.distance:.2f}, random splits {found.floor:.2f} in the mean,")
+    print(
+        f"{name}: distance {found.distance:.2f}, random splits {found.floor:.2f} in the mean,"
+    )
     print(f"    95 % of them below {found.limit:.2f}; p = {found.p_value:.3f}")
     assert (found.p_value <= 1 / 401) == (name == "one set moved")
 
@@ -307,7 +351,9 @@ def marginals_hold(states, path, marks):
 for name, level in levels.items():
     walk = solve_sde(exact, start, grid, linear, level, generator)
     score, chance = marginals_hold(walk.states, linear, marks)
-    print(f"{name:24s} moments agree: {score < 5}   two-sample test passed: {chance > 1 / 401}")
+    print(
+        f"{name:24s} moments agree: {score < 5}   two-sample test passed: {chance > 1 / 401}"
+    )
     assert score < 5 and chance > 1 / 401, (score, chance)
 
 # %% [markdown]
@@ -320,7 +366,9 @@ data_end = draw(linear, torch.tensor(0.98), 3000)
 back = solve_sde(exact, data_end, grid.flip(0), linear, levels["w = 1"], generator)
 turned = {160 - i: t for i, t in marks.items() if t < 0.9} | {160: 0.0}
 score, chance = marginals_hold(back.states, linear, turned)
-print(f"backwards: moments agree: {score < 5}   two-sample test passed: {chance > 1 / 401}")
+print(
+    f"backwards: moments agree: {score < 5}   two-sample test passed: {chance > 1 / 401}"
+)
 assert score < 5 and chance > 1 / 401, (score, chance)
 
 # %% [markdown]
@@ -358,7 +406,9 @@ updates = {
     "minus the score": lambda v, s, h, w, z: h * (v - w**2 / 2 * s) + w * h**0.5 * z(),
     "without the root": lambda v, s, h, w, z: h * (v + w**2 / 2 * s) + w * h * z(),
     "factor dropped": lambda v, s, h, w, z: h * (s + v / (w**2 / 2)) + w * h**0.5 * z(),
-    "noise twice": lambda v, s, h, w, z: h * (v + w**2 / 2 * s) + w * h**0.5 * z() * z(),
+    "noise twice": lambda v, s, h, w, z: (
+        h * (v + w**2 / 2 * s) + w * h**0.5 * z() * z()
+    ),
 }
 walks = {name: wander(update) for name, update in updates.items()}
 
@@ -368,7 +418,9 @@ for name, states in walks.items():
     score, chance = marginals_hold(states, linear, marks)
     passed = score < 5 and chance > 1 / 401
     wide = states[-1].var(dim=0).sum().sqrt().item() / width
-    print(f"{name:16s} marginals right: {passed!s:5}   width of the samples: {wide:.1f} times")
+    print(
+        f"{name:16s} marginals right: {passed!s:5}   width of the samples: {wide:.1f} times"
+    )
     record("width_" + name.replace(" ", "_").replace("λ_=_w", "lambda"), f"{wide:.1f}")
     assert passed == (name in ("right", "noise twice")), (name, score, chance)
 
@@ -389,7 +441,10 @@ def kurtosis(states, step, w=1.0):  # of the increments, less their drift
 package = solve_sde(exact, start, grid, linear, levels["w = 1"], generator).states
 values = {
     name: sum(kurtosis(states, i) for i in range(50, 60)) / 10
-    for name, states in {"solve_sde": package, "noise twice": walks["noise twice"]}.items()
+    for name, states in {
+        "solve_sde": package,
+        "noise twice": walks["noise twice"],
+    }.items()
 }
 print(", ".join(f"{name}: kurtosis {value:.0f}" for name, value in values.items()))
 assert abs(values["solve_sde"] - 3) < 5 * math.sqrt(24 / 60_000)
@@ -430,7 +485,9 @@ for c in (0.0, 0.5, 1.0, 2.0):
     late = solve_sde(cosine_field, early, way, cosine, level, generator).last
     a, b = early - early.mean(dim=0), late - late.mean(dim=0)
     ratio = ((a * b).sum() / (b**2).sum()).item()
-    print(f"c = {c:3.1f}: {ratio:.1f}, the same as the diffusion: {abs(ratio - predicted) < 0.05}")
+    print(
+        f"c = {c:3.1f}: {ratio:.1f}, the same as the diffusion: {abs(ratio - predicted) < 0.05}"
+    )
     assert (abs(ratio - predicted) < 0.05) == (c == 1.0), (c, ratio)
 
 # %% [markdown]
@@ -458,9 +515,14 @@ for strength in (0.0, 0.2, 1.0, 2.2):  # of the noise: λh
 
 # %%
 stored = stored_results("diffusion")
-print(f"{'error':10s}{'score':14s}" + "".join(f"{f'c = {c}':>16s}" for c in ("0", "0.5", "1", "2")))
+print(
+    f"{'error':10s}{'score':14s}"
+    + "".join(f"{f'c = {c}':>16s}" for c in ("0", "0.5", "1", "2"))
+)
 for error, score in [(e, s) for e in ("constant", "wavy") for s in ("one", "exact")]:
-    rows = {c: stored["errors"][f"{error}, {score}, {c}"] for c in ("0", "0.5", "1", "2")}
+    rows = {
+        c: stored["errors"][f"{error}, {score}, {c}"] for c in ("0", "0.5", "1", "2")
+    }
     cells = [f"{mean:.2f} ± {deviation:.2f}" for mean, deviation in rows.values()]
     source = "one network" if score == "one" else "exact score"
     print(f"{error:10s}{source:14s}" + "".join(f"{cell:>16s}" for cell in cells))
@@ -489,7 +551,11 @@ def disturbed(c, exact_score):
 
 
 # %%
-without, healed, unhealed = disturbed(0.0, True), disturbed(2.0, True), disturbed(2.0, False)
+without, healed, unhealed = (
+    disturbed(0.0, True),
+    disturbed(2.0, True),
+    disturbed(2.0, False),
+)
 print("exact score: noise heals:", healed < 0.5 * without)
 print("one network: noise makes it worse:", unhealed > 1.5 * without)
 assert healed < 0.5 * without and unhealed > 1.5 * without
@@ -511,7 +577,9 @@ for c in (0.0, 1.0, 2.0):
     print(f"c = {c:g}: the mean is off by {end.mean():.1f}, closed form {closed:.1f}")
     record(f"one_network_{c:g}", round((1 + c**2) * forgets, 2))
     record(f"exact_score_{c:g}", round(forgets, 2))
-    assert abs(end.mean().item() - closed) < 0.06  # five standard errors and the step size
+    assert (
+        abs(end.mean().item() - closed) < 0.06
+    )  # five standard errors and the step size
     assert c == 0 or abs(end.mean().item() - 0.5 * forgets) > 0.2
 
 # %% [markdown]
@@ -529,7 +597,9 @@ weights = {
     "VP": lambda t: 4 * VP.sigma(t) ** 2 / (0.1 + 19.9 * (1 - t)) ** 2,
 }
 with torch.no_grad():
-    for (name, weight), time in [(pair, t) for pair in weights.items() for t in (0.1, 0.4, 0.9)]:
+    for (name, weight), time in [
+        (pair, t) for pair in weights.items() for t in (0.1, 0.4, 0.9)
+    ]:
         t = torch.full((512,), time, dtype=torch.float64)
         x0, x1 = torch.randn(512, 2).double(), ring.sample(512, generator).double()
         of_noise = noise_prediction_loss(untrained, paths[name], x0, x1, t)
@@ -541,10 +611,14 @@ print("noise loss = (α/Δ)² × velocity loss, for", ", ".join(weights))
 # %% tags=["hide-input"]
 t = torch.linspace(0.005, 0.995, 199)
 colors = (plotting.TRUTH, plotting.DATA, plotting.MODEL)
-figure, (left, right) = plotting.panels(["weight of the velocity loss", "clock log(α/σ)"])
+figure, (left, right) = plotting.panels(
+    ["weight of the velocity loss", "clock log(α/σ)"]
+)
 for color, (name, weight) in zip(colors, weights.items(), strict=True):
     left.plot(t.cpu(), weight(t).cpu(), color=color, label=name)
-    right.plot(t.cpu(), half_log_snr(paths[name].schedule, t).cpu(), color=color, label=name)
+    right.plot(
+        t.cpu(), half_log_snr(paths[name].schedule, t).cpu(), color=color, label=name
+    )
 left.set(xlabel="t", yscale="log", ylim=(1e-4, 5))
 left.legend(loc="lower right")
 right.set(xlabel="t")
@@ -612,16 +686,23 @@ for name, (ratio, stray) in quality.items():
     shares = mode_shares(samples[name], ring.means) * 11
     even = bool(0.7 < shares.min() and shares.max() < 1.3)
     near, few = ratio.value < 1.25, stray < 0.16
-    print(f"{name:6s} ratio below 1.25: {near}   all modes: {even}   strays below 16 %: {few}")
+    print(
+        f"{name:6s} ratio below 1.25: {near}   all modes: {even}   strays below 16 %: {few}"
+    )
     assert near and even and few, (ratio, shares, stray)
 small = fresh_ratio(0.87 * samples["DDIM"], fresh_ring)
 print("a ring 13 % too small is found:", small.value > max(1.25, 1 + 4 * small.error))
 assert small.value > max(1.25, 1 + 4 * small.error), small
-assert abs(strays(fresh_ring(8000)) - math.exp(-(2.5**2) / 2)) < 0.01  # four standard errors
+assert (
+    abs(strays(fresh_ring(8000)) - math.exp(-(2.5**2) / 2)) < 0.01
+)  # four standard errors
 
 # %% tags=["nbval-ignore-output"]
 for name, (ratio, stray) in quality.items():
-    print(f"{name:6s} {ratio.value:.2f} ± {ratio.error:.2f} times as far as data are,", end=" ")
+    print(
+        f"{name:6s} {ratio.value:.2f} ± {ratio.error:.2f} times as far as data are,",
+        end=" ",
+    )
     print(f"strays {100 * stray:.0f} %")
 print(f"13 % too small: {small.value:.2f} ± {small.error:.2f} times")
 record("samplers_ratio", round(max(ratio.value for ratio, _ in quality.values()), 1))
@@ -648,14 +729,24 @@ plotting.show(
 
 # %%
 betas = torch.linspace(1e-4, 0.02, 1000).double()
-bar = torch.cat([torch.ones(1).double(), (1 - betas).cumprod(0)])  # bar[k] for k = 0 … T
+bar = torch.cat(
+    [torch.ones(1).double(), (1 - betas).cumprod(0)]
+)  # bar[k] for k = 0 … T
 
 
 def paper_ddim(x, k, eta, noise, fresh):
     """Song, Meng and Ermon 2021, Eq. 12 and 16."""
-    std = eta * ((1 - bar[k - 1]) / (1 - bar[k])).sqrt() * (1 - bar[k] / bar[k - 1]).sqrt()
+    std = (
+        eta
+        * ((1 - bar[k - 1]) / (1 - bar[k])).sqrt()
+        * (1 - bar[k] / bar[k - 1]).sqrt()
+    )
     data = (x - (1 - bar[k]).sqrt() * noise) / bar[k].sqrt()
-    return bar[k - 1].sqrt() * data + (1 - bar[k - 1] - std**2).sqrt() * noise + std * fresh
+    return (
+        bar[k - 1].sqrt() * data
+        + (1 - bar[k - 1] - std**2).sqrt() * noise
+        + std * fresh
+    )
 
 
 def paper_ddpm(x, k, noise, fresh):
@@ -686,7 +777,9 @@ for eta in (0.0, 0.5, 1.0):
     triples = [steps_of(k, eta) for k in (1000, 700, 300, 50, 2)]
     to_ddim = max((ours - theirs).abs().max().item() for ours, theirs, _ in triples)
     to_ddpm = max((ours - theirs).abs().max().item() for ours, _, theirs in triples)
-    print(f"η = {eta:3.1f}: DDIM's formula {to_ddim < 1e-6}, DDPM's formula {to_ddpm < 1e-6}")
+    print(
+        f"η = {eta:3.1f}: DDIM's formula {to_ddim < 1e-6}, DDPM's formula {to_ddpm < 1e-6}"
+    )
     assert to_ddim < 1e-6 and (to_ddpm < 1e-6) == (eta == 1)
 
 # %% [markdown]
@@ -718,7 +811,9 @@ x = torch.randn(200, 2, generator=generator).double()
 reference = solve(cosine_field, x, torch.linspace(0, 0.95, 201).double(), rk4).last
 misses = []
 for steps in (20, 40, 80, 160):
-    end = solve(cosine_field, x, torch.linspace(0, 0.95, steps + 1).double(), ddim(cosine)).last
+    end = solve(
+        cosine_field, x, torch.linspace(0, 0.95, steps + 1).double(), ddim(cosine)
+    ).last
     misses.append((end - reference).square().sum(dim=1).mean().sqrt().item())
 order = math.log2(misses[-2] / misses[-1])
 print(f"order of DDIM: {order:.1f}")
@@ -735,7 +830,9 @@ for (name, path), eta in [(pair, eta) for pair in paths.items() for eta in (0.5,
     variance = eta**2 * reversal_noise_level(path.schedule)(t).item() ** 2
     moved = solve(field, many, short, ddim(path, eta, generator)).last - many
     drift = field(many[:1], t) + variance / 2 * field.score(many[:1], t)
-    off = (moved.mean(dim=0) / h - drift[0]).abs().max().item() / math.sqrt(variance / h / 2e5)
+    off = (moved.mean(dim=0) / h - drift[0]).abs().max().item() / math.sqrt(
+        variance / h / 2e5
+    )
     ratio = moved.var(dim=0).mean().item() / h / variance
     assert off < 5 and abs(ratio - 1) < 0.02, (name, eta, off, ratio)
 print("small ancestral steps are steps of the SDE, for", ", ".join(paths))
@@ -773,7 +870,9 @@ assert gap < 1e-6 < 0.1 < (uniform - as_diffusion[-1]).abs().max().item()
 # %%
 flow = change_schedule(diffusion, vp, linear)
 first, last = 0.0, 0.995
-start_flow, end_flow = time_of(LINEAR, half_log_snr(VP, torch.tensor([first, last]))).tolist()
+start_flow, end_flow = time_of(
+    LINEAR, half_log_snr(VP, torch.tensor([first, last]))
+).tolist()
 gaps = []
 for steps in (10, 20, 40):
     straight = log_snr_grid(LINEAR, start_flow, end_flow, steps).float()
@@ -805,7 +904,11 @@ ours = solve(exact_ring, x, torch.linspace(0.02, 1.0, 51), heun).last
 same = solve(theirs, x, down, heun).last
 only_sign = solve(lambda x, t: -exact_ring(x, t), x, down, heun).last
 only_clock = solve(lambda x, t: exact_ring(x, 1 - t), x, down, heun).last
-for name, end in {"both": same, "only the sign": only_sign, "only the clock": only_clock}.items():
+for name, end in {
+    "both": same,
+    "only the sign": only_sign,
+    "only the clock": only_clock,
+}.items():
     print(f"{name:15s} the same samples: {(end - ours).abs().max().item() < 1e-3}")
     assert ((end - ours).abs().max().item() < 1e-3) == (name == "both")
 t = torch.full((1000,), 0.3)
@@ -838,20 +941,36 @@ data_spread, data_distance = stored["fresh"]["spread"], stored["fresh"]["distanc
 record("data_spread", f"{data_spread[0]:.2f} ± {data_spread[1]:.2f}")
 record("data_distance", f"{data_distance[0]:.2f} ± {data_distance[1]:.2f}")
 print("data:", f"{data_spread[0]:.2f} ± {data_spread[1]:.2f}")
-print({key: source[key] for key in ("script", "seeds", "minutes", "torch", "device", "threads")})
+print(
+    {
+        key: source[key]
+        for key in ("script", "seeds", "minutes", "torch", "device", "threads")
+    }
+)
 
 # %% tags=["hide-input"]
 figure, (left, right) = plotting.panels(["ODE samplers", "noisy samplers"])
 shown = {
     left: ("Euler = DDIM, linear", "DDIM, cosine", "DDIM, VP", "DPM-Solver++, VP"),
-    right: ("ancestral, cosine", "ancestral, VP", *[n for n in table if "Maruyama" in n]),
+    right: (
+        "ancestral, cosine",
+        "ancestral, VP",
+        *[n for n in table if "Maruyama" in n],
+    ),
 }
 colors = (plotting.TRUTH, plotting.DATA, plotting.MODEL, plotting.NOISE)
 for ax, names in shown.items():
     for color, name in zip(colors, names, strict=True):
         mean = [table[name][n]["spread"][0] for n in counts]
         short_name = name.replace("Euler–Maruyama", "E.–M.")
-        ax.plot([int(n) for n in counts], mean, color=color, marker="o", ms=3, label=short_name)
+        ax.plot(
+            [int(n) for n in counts],
+            mean,
+            color=color,
+            marker="o",
+            ms=3,
+            label=short_name,
+        )
     ax.axhline(data_spread[0], color="black", linewidth=0.6, linestyle=":")
     ax.set(xlabel="evaluations", xscale="log", ylim=(0.8, 1.8))
     ax.legend(fontsize=7)
@@ -891,7 +1010,9 @@ for name, (schedule, step) in steps.items():
 
 # %%
 trained = stored["training"]
-best = {k: min(rows, key=lambda rate: rows[rate]["error"][0]) for k, rows in trained.items()}
+best = {
+    k: min(rows, key=lambda rate: rows[rate]["error"][0]) for k, rows in trained.items()
+}
 columns = [
     ("DDIM, VP, 50", "spread"),
     ("Euler, linear, 10", "distance"),
@@ -902,12 +1023,19 @@ columns = [
 heads = ("error", "width", "euler", "ddim")
 
 # %%
-print(f"{'trained on':18s}{'rate':>6s}{'error':>15s}" + "".join(f"{h:>13s}" for h in heads[1:]))
+print(
+    f"{'trained on':18s}{'rate':>6s}{'error':>15s}"
+    + "".join(f"{h:>13s}" for h in heads[1:])
+)
 for kind, rate in best.items():
     row = trained[kind][rate]
-    cells = [f"{row[name][what][0]:.2f} ± {row[name][what][1]:.2f}" for name, what in columns]
+    cells = [
+        f"{row[name][what][0]:.2f} ± {row[name][what][1]:.2f}" for name, what in columns
+    ]
     error = f"{row['error'][0]:.3f} ± {row['error'][1]:.3f}"
-    print(f"{kind:18s}{rate:>6s}{error:>15s}" + "".join(f"{cell:>13s}" for cell in cells))
+    print(
+        f"{kind:18s}{rate:>6s}{error:>15s}" + "".join(f"{cell:>13s}" for cell in cells)
+    )
     for name, cell in zip(heads, (error, *cells), strict=True):
         record(key(f"{name} {kind}"), cell)
 

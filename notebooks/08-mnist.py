@@ -71,7 +71,11 @@ torch.backends.cudnn.allow_tf32 = False  # the checks below are of single precis
 # %%
 train_digits, test_digits = (Digits(*(part.to(device) for part in small_digits(split)))
                              for split in ("train", "test"))  # fmt: skip
-print(train_digits.images.shape, train_digits.images.dtype, train_digits.labels.bincount().tolist())
+print(
+    train_digits.images.shape,
+    train_digits.images.dtype,
+    train_digits.labels.bincount().tolist(),
+)
 
 # %% tags=["hide-input"]
 order = train_digits.labels.argsort(stable=True).reshape(10, 100)
@@ -96,8 +100,17 @@ noisy = dequantise(every, generator)
 pairs = ((x, train_digits.images), (noisy, every))
 returned = all(torch.equal(to_pixels(real), pixels) for real, pixels in pairs)
 u = (noisy + 1) * 128 - every.unsqueeze(1)
-centred = abs(u.mean().item() - 0.5) < 5 * math.sqrt(1 / 12 / u.numel()) and u.std() > 0.28
-print("shape", tuple(x.shape), "all pixels return:", returned, "u is uniform:", bool(centred))
+centred = (
+    abs(u.mean().item() - 0.5) < 5 * math.sqrt(1 / 12 / u.numel()) and u.std() > 0.28
+)
+print(
+    "shape",
+    tuple(x.shape),
+    "all pixels return:",
+    returned,
+    "u is uniform:",
+    bool(centred),
+)
 assert returned and centred and -1 <= noisy.min() and noisy.max() < 1
 
 # %% [markdown]
@@ -124,7 +137,10 @@ assert (gap > -1e-6).all() and gap.max() > 1e-3
 
 # %%
 unet, dit = (kind(labels=10).to(device) for kind in (UNet, DiT))
-x, label = dequantise(train_digits.images[:5], generator), torch.arange(5, device=device)
+x, label = (
+    dequantise(train_digits.images[:5], generator),
+    torch.arange(5, device=device),
+)
 t = torch.linspace(0.1, 0.9, 5, device=device)
 for network in (unet, dit):
     assert network(x, t, label).shape == x.shape and not network(x, t, label).any()
@@ -143,7 +159,10 @@ for network in (unet, dit):
     print(f"{type(network).__name__}: {count / 1e6:.2f} million parameters")
 record("parameters", f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f}")
 for name, part in unet.named_children():
-    record(f"size_{name}", f"{sum(p.numel() for p in part.parameters()):,}".replace(",", " "))
+    record(
+        f"size_{name}",
+        f"{sum(p.numel() for p in part.parameters()):,}".replace(",", " "),
+    )
 
 # %% [markdown]
 # **Check 8.4** (the time of an image). A time of shape $(B,)$ does not multiply images of shape $(B,1,28,28)$: PyTorch lines shapes up from the right. With 28 images it would not even complain. `expand_time` does it right.
@@ -171,7 +190,9 @@ with torch.no_grad():
     found = torch.stack([loss() for _ in batches])
 expected = torch.stack([1 + batch.x1.square().mean() for batch in batches]).mean()
 gap, error = (found.mean() - expected).abs(), found.std() / math.sqrt(len(batches))
-print(f"first loss {found.mean():.1f}, within five standard errors: {bool(gap < 5 * error)}")
+print(
+    f"first loss {found.mean():.1f}, within five standard errors: {bool(gap < 5 * error)}"
+)
 assert gap < 5 * error
 
 # %% [markdown]
@@ -184,7 +205,10 @@ assert gap < 5 * error
 def gradient(shard):
     """The gradient of the loss of one share of the eighth batch, as one vector."""
     loss = digit_loss(
-        unet, lambda step: digit_batch(train_digits, step, size=64, seed=1), done=7, shard=shard
+        unet,
+        lambda step: digit_batch(train_digits, step, size=64, seed=1),
+        done=7,
+        shard=shard,
     )
     parts = torch.autograd.grad(loss(), list(unet.parameters()))
     return torch.cat([part.flatten() for part in parts])
@@ -193,7 +217,9 @@ def gradient(shard):
 whole, shares = gradient((0, 1)), [gradient((rank, 2)) for rank in range(2)]
 error = ((shares[0] + shares[1]) / 2 - whole).norm() / whole.norm()
 apart = (shares[0] - shares[1]).norm() / whole.norm()
-print(f"two shares average to the whole: {error < 1e-4}; each alone would not: {apart > 0.01}")
+print(
+    f"two shares average to the whole: {error < 1e-4}; each alone would not: {apart > 0.01}"
+)
 assert error < 1e-4 < 0.01 < apart
 
 # %% [markdown]
@@ -204,7 +230,11 @@ full = device.type == "cuda"  # False: the short run
 digits = Digits(*(part.to(device) for part in mnist("train"))) if full else train_digits
 settings = Settings(
     precision=str(fast_precision(device)).removeprefix("torch."),
-    **({} if full else {"width": 32, "steps": 300, "batch": 32, "warm_up": 20, "ema_decay": 0.98}),
+    **(
+        {}
+        if full
+        else {"width": 32, "steps": 300, "batch": 32, "warm_up": 20, "ema_decay": 0.98}
+    ),
 )
 run = Run(settings, device)
 label = torch.arange(10, device=device)
@@ -215,7 +245,9 @@ noise = torch.randn(10, 1, 28, 28, generator=generator, device=device)
 @torch.no_grad()
 def now():
     """Digits of the run's averaged weights, always from the same noise."""
-    return to_pixels(sample(image_field(run.ema.network, label), noise, "heun", 10).last)
+    return to_pixels(
+        sample(image_field(run.ema.network, label), noise, "heun", 10).last
+    )
 
 
 stages, losses = {0: now()}, []
@@ -229,7 +261,9 @@ for step in run.steps(digits):
 
 # %%
 last = sum(losses[-50:]) / 50
-print(f"loss: first {losses[0]:.1f}, at the end below a fifth of it: {last < losses[0] / 5}")
+print(
+    f"loss: first {losses[0]:.1f}, at the end below a fifth of it: {last < losses[0] / 5}"
+)
 assert losses[0] / 100 < last < losses[0] / 5
 
 # %% tags=["hide-input"]
@@ -257,7 +291,9 @@ print(
 record("command", origin["command"])
 record("minutes", f"{origin['minutes']:.0f}")
 record("threads", str(origin["threads"]))
-record("images", f"{origin['settings']['steps'] * origin['settings']['batch'] / 1e6:.1f}")
+record(
+    "images", f"{origin['settings']['steps'] * origin['settings']['batch'] / 1e6:.1f}"
+)
 
 # %%
 label = torch.arange(10, device=device).repeat_interleave(16)
@@ -293,7 +329,9 @@ for c in range(10):
     blind.append((middle - mean).square().sum() / variance)
     means += [mean, answer.mean(dim=0)]
 excess, blind = sum(excess).item() / 10, sum(blind).item() / 10
-print(f"excess below a tenth: {excess < 0.1}; without labels above a quarter: {blind > 0.25}")
+print(
+    f"excess below a tenth: {excess < 0.1}; without labels above a quarter: {blind > 0.25}"
+)
 assert excess < 0.1 and blind > 0.25, (excess, blind)
 record("start_excess", f"{100 * excess:.0f} %")
 
@@ -317,15 +355,21 @@ for row in quality["against_exact"]:
     print(f"{row['t']:4.2f}  {row['network_test']:19.3f}   {row['exact_test']:23.3f}")
 
 # %% tags=["hide-input"]
-figure, axes = plotting.panels(["loss on test digits", "relative distance of the two fields"])
+figure, axes = plotting.panels(
+    ["loss on test digits", "relative distance of the two fields"]
+)
 rows = quality["against_exact"]
 when = [row["t"] for row in rows]
 for name, color, text in (
     ("network_test", plotting.MODEL, "network"),
     ("exact_test", plotting.TRUTH, "exact field of the training digits"),
 ):
-    axes[0].plot(when, [row[name] for row in rows], "o-", color=color, label=text, markersize=3)
-axes[1].plot(when, [row["distance"] for row in rows], "o-", color=plotting.DATA, markersize=3)
+    axes[0].plot(
+        when, [row[name] for row in rows], "o-", color=color, label=text, markersize=3
+    )
+axes[1].plot(
+    when, [row["distance"] for row in rows], "o-", color=plotting.DATA, markersize=3
+)
 for ax in axes:
     ax.set(xlabel="t")
 axes[0].set_yscale("log")
@@ -354,7 +398,9 @@ with torch.no_grad():
     for c in range(10):
         own = dequantise(train_digits.images[train_digits.labels == c], generator)
         mine = label == c
-        answers["exact"][mine] = ExactField(AffinePath(LINEAR), own)(pair.x_t[mine], t[mine])
+        answers["exact"][mine] = ExactField(AffinePath(LINEAR), own)(
+            pair.x_t[mine], t[mine]
+        )
 loss = {name: (v - pair.velocity).square().mean().item() for name, v in answers.items()}
 print("network below the exact field of 1000 digits:", loss["network"] < loss["exact"])
 assert loss["network"] < loss["exact"]
@@ -373,7 +419,8 @@ with torch.no_grad():
     shown = list(range(0, 41, 5))
     states = way.states[shown]
     predictions = [
-        x + (1 - t) * field(x, t.expand(3)) for x, t in zip(states, way.times[shown], strict=True)
+        x + (1 - t) * field(x, t.expand(3))
+        for x, t in zip(states, way.times[shown], strict=True)
     ]
 
 # %% tags=["hide-input"]
@@ -391,7 +438,10 @@ show_pixels(
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 show_pixels(
-    to_pixels(way.states[:, 1]), "film", "A film: noise clears up to a handwritten 5.", zoom=6
+    to_pixels(way.states[:, 1]),
+    "film",
+    "A film: noise clears up to a handwritten 5.",
+    zoom=6,
 )
 
 # %% [markdown]
@@ -405,14 +455,20 @@ show_pixels(
 classifier = stored_results("classifier")
 print("test accuracy of the classifier:", *(f"{a:.4f}" for a in classifier["test"]))
 print("evaluations  accuracy  worst class  Fréchet  least spread")
-rows = {"5": quality["heun"]["5"], "25": quality["heun"]["25"], "ddpm": quality["ddpm"]["50"]}
+rows = {
+    "5": quality["heun"]["5"],
+    "25": quality["heun"]["25"],
+    "ddpm": quality["ddpm"]["50"],
+}
 for row in rows.values():
     print(
         f"{row['evaluations']:11d}  {row['accuracy']:8.4f}  {min(row['class_accuracy']):11.3f}"
         f"  {row['frechet']:7.2f}  {min(row['class_spread']):12.2f}"
     )
 real = quality["test digits"]
-print(f"test digits  {real['accuracy']:8.4f}  {min(real['class_accuracy']):11.3f}", end="")
+print(
+    f"test digits  {real['accuracy']:8.4f}  {min(real['class_accuracy']):11.3f}", end=""
+)
 print(f"  {real['frechet']:7.2f}  {min(real['class_spread']):12.2f}")
 
 # %%
@@ -431,15 +487,23 @@ for name, key in (("samples", "samples"), ("test", "test digits")):
 # %%
 label = torch.arange(500, device=device) % 10
 few = torch.cat(list(sample_digits(network, label, "heun", 5, seed=1)))
-scores, floor = score_digits(few, label), score_digits(*(part[:500] for part in test_digits))
+scores, floor = (
+    score_digits(few, label),
+    score_digits(*(part[:500] for part in test_digits)),
+)
 pure = to_pixels(torch.randn(500, 1, 28, 28, generator=generator, device=device))
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     noise_score = score_digits(pure, label)
 share = quality["heun"]["5"]["accuracy"]
 agree = abs(scores.accuracy - share) < 4 * math.sqrt(share * (1 - share) / 500) + 0.005
-near, far = scores.frechet < 1.5 * floor.frechet, noise_score.frechet > 20 * scores.frechet
-print(f"accuracy as stored: {agree}; near the data: {near}; noise is twenty times farther: {far}")
+near, far = (
+    scores.frechet < 1.5 * floor.frechet,
+    noise_score.frechet > 20 * scores.frechet,
+)
+print(
+    f"accuracy as stored: {agree}; near the data: {near}; noise is twenty times farther: {far}"
+)
 assert agree and near and far, (scores, floor, noise_score)
 record("floor_500", f"{floor.frechet:.1f}")
 
@@ -454,7 +518,12 @@ known, error = (sizes**2).sum() / 100, off.std() / math.sqrt(2000)
 held = bool((off.mean() - known).abs() < 5 * error)
 a, b = (part.flatten(0, 1) for part in sets[:200].split(100))
 between = [frechet_distance(a[:n], b[:n]) for n in (100, 1000, 10_000)]
-print("mean square = tr(C)/N:", held, "  distances fall:", between[0] > between[1] > between[2])
+print(
+    "mean square = tr(C)/N:",
+    held,
+    "  distances fall:",
+    between[0] > between[1] > between[2],
+)
 assert held and between[0] > between[1] > between[2] > 0
 
 # %% [markdown]
@@ -472,7 +541,14 @@ with torch.no_grad():
     none, own = network(x, t), network(x, t, label)
     at = {scale: guided(network, label, scale)(x, t) for scale in (0.0, 1.0, 3.0)}
 line = torch.allclose(at[3.0], none + 3 * (own - none), atol=1e-4)
-print("scale 0:", torch.equal(at[0.0], none), " 1:", torch.equal(at[1.0], own), " 3:", line)
+print(
+    "scale 0:",
+    torch.equal(at[0.0], none),
+    " 1:",
+    torch.equal(at[1.0], own),
+    " 3:",
+    line,
+)
 assert torch.equal(at[0.0], none) and torch.equal(at[1.0], own) and line
 
 # %% [markdown]
@@ -482,7 +558,9 @@ assert torch.equal(at[0.0], none) and torch.equal(at[1.0], own) and line
 alone = ExactField(AffinePath(LINEAR), Gaussian(torch.zeros(1)))
 labelled = ExactField(AffinePath(LINEAR), Gaussian(torch.ones(1), 0.25))
 both = lambda x, t, label: (alone if label is None else labelled)(x, t)  # noqa: E731
-ends = sample(guided(both, torch.zeros(2), 2.0), torch.tensor([[-1.0], [1.0]]), "heun", 200).last
+ends = sample(
+    guided(both, torch.zeros(2), 2.0), torch.tensor([[-1.0], [1.0]]), "heun", 200
+).last
 variance = ((ends[1] - ends[0]) / 2).square().item()
 print(f"variance {variance:.4f}, closed form {0.25**2}")
 assert abs(variance - 0.25**2) < 1e-4
@@ -493,7 +571,11 @@ start = torch.randn(20, 1, 28, 28, generator=generator, device=device)
 rows = []
 with torch.no_grad():
     for scale in (0.0, 1.0, 2.0, 3.0):
-        rows.append(to_pixels(sample(image_field(network, label, scale), start, "heun", 10).last))
+        rows.append(
+            to_pixels(
+                sample(image_field(network, label, scale), start, "heun", 10).last
+            )
+        )
 
 # %% tags=["hide-input"]
 show_pixels(
@@ -525,14 +607,21 @@ assert more and less, (plain, strong)
 # %%
 samplers = stored_results("mnist_samplers")
 print("guidance  accuracy  Fréchet distance  least spread of a class")
-for scale, row in {"1.0": samplers["methods"]["Heun"]["20"], **samplers["guidance"]}.items():
+for scale, row in {
+    "1.0": samplers["methods"]["Heun"]["20"],
+    **samplers["guidance"],
+}.items():
     distance = f"{row['frechet']:.2f} ± {row['frechet_sd']:.2f}"
-    print(f"{scale:>8s}  {row['accuracy']:8.3f}  {distance:>16s}  {row['least_spread']:23.2f}")
+    print(
+        f"{scale:>8s}  {row['accuracy']:8.3f}  {distance:>16s}  {row['least_spread']:23.2f}"
+    )
     record(f"guided_accuracy_{scale}", f"{100 * row['accuracy']:.1f} %")
     record(f"guided_frechet_{scale}", distance)
     record(f"guided_spread_{scale}", f"{row['least_spread']:.2f}")
 floor = samplers["floor"]
-print(f"test digits {floor['accuracy']:.3f}  {floor['frechet']:.2f}  {floor['least_spread']:.2f}")
+print(
+    f"test digits {floor['accuracy']:.3f}  {floor['frechet']:.2f}  {floor['least_spread']:.2f}"
+)
 record("samplers_floor", f"{floor['frechet']:.2f}")
 record("samplers_floor_spread", f"{floor['least_spread']:.2f}")
 
@@ -557,7 +646,9 @@ figure, axes = plotting.panels(["Fréchet distance", "share with the wrong class
 for name, rows in samplers["methods"].items():
     n = [row["evaluations"] for row in rows.values()]
     style = {"marker": "o", "markersize": 3, "label": name}
-    middle, spread = ([row[key] for row in rows.values()] for key in ("frechet", "frechet_sd"))
+    middle, spread = (
+        [row[key] for row in rows.values()] for key in ("frechet", "frechet_sd")
+    )
     axes[0].errorbar(n, middle, spread, capsize=2, **style)
     axes[1].plot(n, [1 - row["accuracy"] for row in rows.values()], **style)
 axes[0].axhline(floor["frechet"], color=plotting.TRUTH, linestyle=":")
@@ -583,7 +674,9 @@ plotting.show(
 # %%
 label = torch.arange(250, device=device) % 10
 five = {
-    name: score_digits(torch.cat(list(sample_digits(network, label, name, 5, seed=2))), label)
+    name: score_digits(
+        torch.cat(list(sample_digits(network, label, name, 5, seed=2))), label
+    )
     for name in ("euler", "dpm")
 }
 print("DPM-Solver++ nearer to the data:", five["dpm"].frechet < five["euler"].frechet)
@@ -634,7 +727,9 @@ show_pixels(
 # %%
 label = torch.arange(500, device=device) % 10
 flow = load_weights("mnist-one-step").network.to(device)
-one = score_digits(torch.cat(list(sample_digits(flow, label, "euler", 1, seed=3))), label)
+one = score_digits(
+    torch.cat(list(sample_digits(flow, label, "euler", 1, seed=3))), label
+)
 share = reflow["flows"]["mnist-one-step"]["euler"]["1"]["accuracy"]
 error = 4 * math.sqrt(share * (1 - share) / 500) + 0.005
 print("accuracy as stored:", abs(one.accuracy - share) < error)
@@ -653,7 +748,11 @@ counts = ["1", "2", "5", "10", "50"]
 print(f"{'Euler steps':32s}", *(f"{n:>14s}" for n in counts), "  error at t = 0")
 for name, rows in training["runs"].items():
     cells = [f"{rows[n]['frechet']:.1f} ± {rows[n]['frechet_sd']:.1f}" for n in counts]
-    print(f"{name:32s}", *(f"{cell:>14s}" for cell in cells), f"{rows['start_error']:14.3f}")
+    print(
+        f"{name:32s}",
+        *(f"{cell:>14s}" for cell in cells),
+        f"{rows['start_error']:14.3f}",
+    )
     key = name.translate(str.maketrans({" ": "_", ",": None, ".": None}))
     for n, cell in zip(counts, cells, strict=True):
         record(f"{key}_{n}", cell)
@@ -672,7 +771,11 @@ for name in ("torchcfm", "ours"):
         f"{name:9s} {row['parameters']:10d}  {row['images_per_second']:8.1f}  {row['images']:7d}"
         f"  {row['frechet']:7.1f}  {row['accuracy']:8.3f}"
     )
-    for key, form in (("images_per_second", ".0f"), ("frechet", ".1f"), ("accuracy", ".3f")):
+    for key, form in (
+        ("images_per_second", ".0f"),
+        ("frechet", ".1f"),
+        ("accuracy", ".3f"),
+    ):
         record(f"versus_{name}_{key}", format(row[key], form))
     record(f"versus_{name}_parameters", f"{row['parameters'] / 1e6:.2f} million")
     record(f"versus_{name}_images", f"{row['images'] / 1000:.0f} thousand")
@@ -690,11 +793,16 @@ record("versus_minutes", f"{versus['ours']['minutes']:.0f}")
 x1 = dequantise(test_digits.images[:2], generator)
 x0 = torch.randn(x1.shape, generator=generator, device=device)
 pair = AffinePath(LINEAR).sample(x0, x1, torch.full((2,), 0.5, device=device))
-t, field = torch.full((2,), 0.5, device=device), image_field(network, test_digits.labels[:2])
+t, field = (
+    torch.full((2,), 0.5, device=device),
+    image_field(network, test_digits.labels[:2]),
+)
 probes = [rademacher_like(pair.x_t, generator) for _ in range(200)]
 with torch.no_grad():  # no second derivatives: they would keep every column's graph
     exactly = divergence(field, pair.x_t, t)
-    many = torch.stack([divergence(field, pair.x_t, t, "hutchinson", probe) for probe in probes])
+    many = torch.stack(
+        [divergence(field, pair.x_t, t, "hutchinson", probe) for probe in probes]
+    )
 error = many.std(dim=0) / math.sqrt(len(probes))
 within = bool(((many.mean(dim=0) - exactly).abs() < 5 * error).all())
 print("mean of 200 estimates = exact divergence, within five standard errors:", within)
@@ -708,7 +816,11 @@ few = Digits(*(part[:16] for part in test_digits))
 still = digit_bits(lambda x, t, label: 0 * x, few, steps=2, seed=5)
 same_noise = torch.Generator(device).manual_seed(5)
 x = dequantise(few.images, same_noise)
-known = 7 + math.log2(2 * math.pi) / 2 + x.square().flatten(1).mean(dim=1) / (2 * math.log(2))
+known = (
+    7
+    + math.log2(2 * math.pi) / 2
+    + x.square().flatten(1).mean(dim=1) / (2 * math.log(2))
+)
 print(
     "bits of a flow that does not move = closed form:",
     torch.allclose(still.float(), known, atol=1e-4),
@@ -723,7 +835,9 @@ assert bits.mean() < known.mean()
 # %%
 for steps in ("25", "50", "100"):
     row = quality["bits"][steps]
-    print(f"{steps:>3s} steps: {row['mean']:.3f} ± {row['standard_error']:.3f} bits per dimension")
+    print(
+        f"{steps:>3s} steps: {row['mean']:.3f} ± {row['standard_error']:.3f} bits per dimension"
+    )
     record(f"bits_{steps}", f"{row['mean']:.2f} ± {row['standard_error']:.2f}")
 record("bits_digits", quality["bits"]["digits"])
 

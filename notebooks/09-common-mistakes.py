@@ -184,7 +184,10 @@ def likeliest(x, t):
     return path.conditional_velocity(x, points[score.argmax(dim=1)], t)
 
 
-shares = [(solve(f, noise[:, 0], short).last < 1).float().mean() for f in (likeliest, two_points)]
+shares = [
+    (solve(f, noise[:, 0], short).last < 1).float().mean()
+    for f in (likeliest, two_points)
+]
 report("likeliest", wrong_share=shares[0], right_share=shares[1])
 assert shares[0] < 0.1
 assert abs(shares[1] - 0.2) < 0.02  # standard error 0.003, and Euler's error
@@ -197,12 +200,18 @@ t = torch.full((2000,), 0.5)
 chosen = torch.randint(0, 11, (2000,), generator=generator)
 x = path.sample(noise[:2000], ring.means[chosen], t).x_t
 offsets = x[:, None] - 0.5 * ring.means
-density = torch.exp(-offsets.square().sum(dim=2) / (2 * 0.5**2)) / (2 * math.pi * 0.5**2)
+density = torch.exp(-offsets.square().sum(dim=2) / (2 * 0.5**2)) / (
+    2 * math.pi * 0.5**2
+)
 weights = density / 11 / (density / 11).sum(dim=1, keepdim=True)
 velocities = (ring.means - x[:, None]) / 0.5
 fields = [(w[:, :, None] * velocities).sum(dim=1) for w in (density, weights)]
 truth = ExactField(path, ring.means)(x, t)
-report("posterior", wrong_sum=density.sum(dim=1).mean(), error=relative_error(fields[0], truth))
+report(
+    "posterior",
+    wrong_sum=density.sum(dim=1).mean(),
+    error=relative_error(fields[0], truth),
+)
 assert relative_error(fields[0], truth) > 0.3
 assert relative_error(fields[1], truth) < 1e-4
 
@@ -211,7 +220,9 @@ assert relative_error(fields[1], truth) < 1e-4
 
 # %%
 stds = [
-    torch.distributions.MultivariateNormal(torch.zeros(2), c * torch.eye(2)).sample((50_000,)).std()
+    torch.distributions.MultivariateNormal(torch.zeros(2), c * torch.eye(2))
+    .sample((50_000,))
+    .std()
     for c in (0.1, 0.1**2)
 ]
 report("covariance", wrong_std=stds[0], right_std=stds[1])
@@ -242,7 +253,9 @@ assert (target - reached).norm() < 1e-4
 # **Check 9.9** (the other convention of time). In many texts $t=0$ is data and $t=1$ is noise. `theirs` is such a model: the right field in the other convention. Used as it stands from noise at $t=0$, it is asked for data velocities where noise is, and its arrows point to noise.
 
 # %%
-theirs = conventions.reverse_time(exact)  # what a text with data at t = 0 calls its velocity
+theirs = conventions.reverse_time(
+    exact
+)  # what a text with data at t = 0 calls its velocity
 as_it_stands = solve(theirs, noise, grid, heun).last
 report("convention", mean=mean_and_std(as_it_stands)[0])
 assert mean_and_std(as_it_stands)[0] < 0
@@ -298,7 +311,9 @@ assert arrives(solve(conventions.from_diffusers(scaled), noise, grid, heun).last
 # %%
 z = 1 + randn(100_000)
 flipped, ours = 1 / (1 + torch.exp(z)), logit_normal_times(100_000, 1.0, 1.0, generator)
-report("location", wrong=(flipped < 0.5).float().mean(), right=(ours < 0.5).float().mean())
+report(
+    "location", wrong=(flipped < 0.5).float().mean(), right=(ours < 0.5).float().mean()
+)
 assert (flipped < 0.5).float().mean() > 0.8 > 0.2 > (ours < 0.5).float().mean()
 
 # %% [markdown]
@@ -311,7 +326,9 @@ assert (flipped < 0.5).float().mean() > 0.8 > 0.2 > (ours < 0.5).float().mean()
 def squared_slope(schedule, delta):
     """Integrate the square of σ̇ from 0 to 1 − delta, in the variable −ln(1 − t)."""
     y = torch.linspace(0, -math.log(delta), 2001, dtype=torch.float64)
-    return torch.trapezoid(schedule.sigma_dot(-torch.expm1(-y)) ** 2 * torch.exp(-y), y).item()
+    return torch.trapezoid(
+        schedule.sigma_dot(-torch.expm1(-y)) ** 2 * torch.exp(-y), y
+    ).item()
 
 
 values = [squared_slope(SQRT, delta) for delta in (1e-2, 1e-4, 1e-6)]
@@ -325,7 +342,11 @@ assert abs(squared_slope(LINEAR, 1e-6) - 1) < 1e-4
 
 # %%
 on_ring = ExactField(path, ring)
-x0, x1, t = randn(100_000, 2), ring.sample(100_000, generator), uniform_times(100_000, generator)
+x0, x1, t = (
+    randn(100_000, 2),
+    ring.sample(100_000, generator),
+    uniform_times(100_000, generator),
+)
 x_t = path.sample(x0, x1, t).x_t
 truth, gaps = on_ring(x_t, t), []
 for factor in (1.0, 0.5, 0.0):
@@ -336,7 +357,9 @@ for factor in (1.0, 0.5, 0.0):
         f"{factor:3.1f} times the exact field: CFM {cfm:.0f}, FM {fm:.0f}, difference {gaps[-1]:.0f}"
     )
 report("floor", loss_of_the_exact_field=gaps[0])
-assert max(gaps) - min(gaps) < 0.8 and gaps[0] > 15  # standard error of the cross term: 0.15
+assert (
+    max(gaps) - min(gaps) < 0.8 and gaps[0] > 15
+)  # standard error of the cross term: 0.15
 
 # %% [markdown]
 # **Check 9.17** (losses of two schedules side by side). Their floors differ, so that the smaller loss says nothing about the better model. Both numbers belong to *perfect* fields of the same data.
@@ -375,7 +398,9 @@ assert torch.equal(permuted.sort(dim=0).values, x0.sort(dim=0).values)
 # **Check 9.19** (pairs drawn from the plan). $B$ draws with replacement from the plan leave out a share of $(1-1/B)^B\approx e^{-1}$ of the data points, and of the noise points, of every batch.
 
 # %%
-drawn = [torch.multinomial(plan.flatten(), 256, True, generator=generator) for _ in range(50)]
+drawn = [
+    torch.multinomial(plan.flatten(), 256, True, generator=generator) for _ in range(50)
+]
 kept = sum(share_used(pairs % 256) for pairs in drawn) / 50
 report("replacement", share_of_data_used=kept, expected=1 - (1 - 1 / 256) ** 256)
 assert abs(kept - (1 - math.exp(-1))) < 0.02
@@ -458,7 +483,9 @@ assert costs[0] > 1.15 * costs[2] and len(cache) == 1
 
 # %%
 fifty = torch.linspace(0, 1, 51)
-counts = [solve(exact, noise[:100], fifty, step).evaluations for step in (euler, heun, rk4)]
+counts = [
+    solve(exact, noise[:100], fifty, step).evaluations for step in (euler, heun, rk4)
+]
 half = solve(exact, noise[:100], fifty[::2], heun).evaluations
 report("steps", digits=3, euler=counts[0], heun=counts[1], rk4=counts[2], heun_25=half)
 assert counts == [50, 100, 200] and half == 50
@@ -471,7 +498,11 @@ assert counts == [50, 100, 200] and half == 50
 def error_with(step, n):
     x = noise[:200].double()
     fine = solve(on_circle, x, torch.linspace(0, 1, 201), rk4).last
-    return (solve(on_circle, x, torch.linspace(0, 1, n + 1), step).last - fine).norm().item()
+    return (
+        (solve(on_circle, x, torch.linspace(0, 1, n + 1), step).last - fine)
+        .norm()
+        .item()
+    )
 
 
 ratios = [error_with(step, 50) / error_with(step, 100) for step in (euler, midpoint)]
@@ -498,7 +529,9 @@ vp_field = ExactField(vp_path, blob)
 one = torch.ones(len(noise))
 print("derivative of sigma at t = 1:", VP.sigma_dot(one[0]).item())
 delta = VP.alpha_dot(one) * VP.sigma(one) - VP.alpha(one) * VP.sigma_dot(one)
-bare = (VP.sigma(one) * delta - VP.sigma_dot(one)) / delta  # velocity to data, one coordinate
+bare = (
+    VP.sigma(one) * delta - VP.sigma_dot(one)
+) / delta  # velocity to data, one coordinate
 report("singular", share_nan=bare.isnan().float().mean())
 assert bare.isnan().all()
 try:
@@ -566,7 +599,9 @@ def linear(x, t):
 
 
 v = linear(images, None)
-slopes = torch.autograd.grad(v[:, 0].sum(), images)[0][:, 0]  # as for points: i = 0 only
+slopes = torch.autograd.grad(v[:, 0].sum(), images)[0][
+    :, 0
+]  # as for points: i = 0 only
 print("shape for points:", tuple(slopes.shape), "  wanted: (5,)")
 right = divergence(linear, images.detach(), torch.zeros(5))
 report("images", digits=3, wrong=slopes[0].sum().detach(), trace=jacobian.trace())
@@ -642,7 +677,9 @@ apart = (library - again).square().sum(dim=1).mean().sqrt()
 report("deterministic", apart=apart)
 # independent draws have a correlation of 0, with a standard error of 0.014
 assert abs(correlation) < 0.1 and arrives(library, 0.04) and arrives(again, 0.04)
-assert torch.equal(solve(exact, noise[:10], grid).last, solve(exact, noise[:10], grid).last)
+assert torch.equal(
+    solve(exact, noise[:10], grid).last, solve(exact, noise[:10], grid).last
+)
 
 # %% [markdown]
 # **Check 9.36** (a score that is none). Every formula with $s$ needs noise $\mathcal N(0,I)$. With other noise the velocity stays right, but $-\hat x_0/\sigma$ is no longer the score, and stochastic samplers built on it leave the path. The noise here is uniform with variance 1 (kurtosis 1.8). At $t=0$ the supposed score is $-x$. Hold the time there. The equation $dx=-x\,dt+\sqrt2\,dW$, which should keep $p_0$, turns it into a normal distribution.
@@ -738,7 +775,9 @@ report("norm", early=outputs[0], late=outputs[2], in_training_mode=outputs[1])
 assert outputs[2] > 3 * outputs[0] and abs(outputs[1] - 1) < 0.01
 layer = nn.LayerNorm(2)
 assert torch.allclose(layer(noise)[:5], layer(noise[:5]), atol=1e-6)
-assert not torch.allclose(whole, part, atol=0.01)  # batch norm: other neighbours, other values
+assert not torch.allclose(
+    whole, part, atol=0.01
+)  # batch norm: other neighbours, other values
 
 # %% [markdown]
 # **Check 9.42** (no time input). The best that a network without $t$ can learn is the mean of the velocity over the times at which $x$ is met, $\int p_t(x)v_t(x)\,dt\,/\int p_t(x)\,dt$. Here it is computed by quadrature, so no training is to blame. Such a field cannot tell an early state from a late one at the same place: along the way to the data the samples are spread too far.
@@ -787,7 +826,11 @@ given[1:] += 1
 wrong_values = (given != wanted).sum()
 report("any", digits=3, wrong_values=wrong_values)
 print("any:", bool((given == wanted).any()), "  all:", bool((given == wanted).all()))
-assert (given == wanted).any() and not torch.allclose(given, wanted) and wrong_values == 127
+assert (
+    (given == wanted).any()
+    and not torch.allclose(given, wanted)
+    and wrong_values == 127
+)
 
 # %% [markdown]
 # **Check 9.45** (signed errors). A sum of differences calls $[1,2]$ equal to $[2,1]$. Take squares or absolute values before you add.
@@ -804,7 +847,8 @@ assert (a - b).sum() == 0 and (a - b).abs().sum() == 2
 # %%
 def floor_of(target, n):
     values = [
-        wasserstein(target.sample(n, generator), target.sample(n, generator)) for _ in range(8)
+        wasserstein(target.sample(n, generator), target.sample(n, generator))
+        for _ in range(8)
     ]
     return sum(values) / len(values)
 
@@ -866,15 +910,23 @@ def sde_noise(x, t):
 
 def v_prediction(x, t):
     data, noise = predictions(on_circle, x, t)
-    return COSINE.alpha(expand_time(t, x)) * noise - COSINE.sigma(expand_time(t, x)) * data
+    return (
+        COSINE.alpha(expand_time(t, x)) * noise - COSINE.sigma(expand_time(t, x)) * data
+    )
 
 
 # %%
 converted = {
     "time_first": (conventions.time_first(torchcfm_model), exact),
-    "reverse_time": (conventions.reverse_time(lambda x, r: diffusers_model(x, 1000 * r)), exact),
+    "reverse_time": (
+        conventions.reverse_time(lambda x, r: diffusers_model(x, 1000 * r)),
+        exact,
+    ),
     "from_diffusers": (conventions.from_diffusers(diffusers_model), exact),
-    "from_v_prediction": (conventions.from_v_prediction(v_prediction, cosine_path), on_circle),
+    "from_v_prediction": (
+        conventions.from_v_prediction(v_prediction, cosine_path),
+        on_circle,
+    ),
     "as_velocity": (as_velocity(sde_noise, vp_path, "noise"), vp_field),
     "change_schedule": (change_schedule(exact, path, cosine_path), on_circle),
 }
@@ -916,7 +968,9 @@ ddpm_samples = solve(field, noise[:5000], torch.linspace(0, 1, 1001), euler).las
 print("samples arrive:", arrives(ddpm_samples, 0.04))
 assert arrives(ddpm_samples, 0.04)
 # the forgotten shift: index k for k − 1
-late, _ = conventions.from_ddpm(lambda x, i: ddpm_model(x, (i + 1).clamp(max=999)), betas)
+late, _ = conventions.from_ddpm(
+    lambda x, i: ddpm_model(x, (i + 1).clamp(max=999)), betas
+)
 assert largest_error(late, on_ddpm) > 10 * largest_error(field, on_ddpm)
 gap = (ddpm_path.schedule.alpha(grid[:-1]) - VP.alpha(grid[:-1])).abs().max()
 print("largest difference of the weights of data from VP:", f"{gap:.4f}")

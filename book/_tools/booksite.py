@@ -1,15 +1,13 @@
 """What _config.yml cannot say: a small Sphinx extension for this book."""
 
-import base64
-import hashlib
 import re
 from pathlib import Path
 
+import labs
+import links
 import mathjax
 import modules
-import nbformat
 import repository
-from docutils import nodes
 from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
@@ -29,27 +27,6 @@ def serve_mathjax(app, config):
         LOG.info("vendor/mathjax is missing: the site will load MathJax from a CDN")
         config.html_static_path = [p for p in config.html_static_path if p != "vendor"]
         config.mathjax_path = MATHJAX_CDN
-
-
-def read_pictures(app):
-    """Remember what the labs say of their pictures, under the file name that each will get."""
-    app.lab_pictures = {}
-    for path in sorted(Path(app.srcdir, "notebooks").glob("*.ipynb")):
-        cells = nbformat.read(path, as_version=4).cells
-        for output in (output for cell in cells for output in cell.get("outputs", [])):
-            for kind in {"image/png", "image/gif"} & set(output.get("data", {})):
-                picture = base64.b64decode(output["data"][kind])
-                said = output["metadata"].get(kind, {})
-                app.lab_pictures[hashlib.sha256(picture).hexdigest()] = said
-
-
-def describe_pictures(app, doctree, docname):
-    """Give each picture of a lab its alternative text and width, in the chapters too."""
-    for image in doctree.findall(nodes.image):
-        said = app.lab_pictures.get(Path(image["uri"]).stem, {})
-        for key in ("alt", "width"):
-            if key in said:
-                image[key] = str(said[key])
 
 
 def keep_own_members(app):
@@ -97,11 +74,11 @@ def allow_underscores(app, exception):
 
 
 def setup(app):
+    labs.setup(app)
+    links.setup(app)
     app.connect("config-inited", follow_repository)
     app.connect("config-inited", serve_mathjax)
-    app.connect("builder-inited", read_pictures)
     app.connect("source-read", modules.show_modules)
-    app.connect("doctree-resolved", describe_pictures)
     app.connect("builder-inited", keep_own_members, priority=600)  # after autoapi has read them
     app.connect("autodoc-process-docstring", read_as_plain_text, priority=400)  # before napoleon
     app.connect("missing-reference", link_type_names)

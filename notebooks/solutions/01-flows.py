@@ -114,7 +114,9 @@ gaussian = torch.randn(end.shape, generator=generator, dtype=torch.float64)
 for name, probe in (("Gaussian", gaussian), ("signs", gaussian.sign())):
     found = start - hutchinson(field, end, t, probe)
     ratio = (found - truth).exp().mean()
-    print(f"{name:8s} mean {found.mean():.2f}, std {found.std():.2f}, ratio {ratio:.1f}")
+    print(
+        f"{name:8s} mean {found.mean():.2f}, std {found.std():.2f}, ratio {ratio:.1f}"
+    )
 
 # %% [markdown] tags=["solution"]
 # All three agree at −14.93, the estimates on average. With $J=0.3\,I$ the chapter predicts the variance $2\,\lVert\operatorname{sym}J\rVert_F^2=2\cdot10\cdot0.09=1.8$ for Gaussian probes, which is the standard deviation 1.34, and 0 for signs: $\varepsilon^{\top}J\varepsilon=0.3\cdot10$ whatever the signs are.

@@ -79,7 +79,10 @@ def two_gaussians(x, t, m1, m2, std, weight):
     # BEGIN SOLUTION
     time = t.reshape(-1, *[1] * (x.ndim - 1))
     variance = time**2 * std**2 + (1 - time) ** 2
-    means, weights = torch.stack([m1, m2]).unsqueeze(1), torch.stack([weight, 1 - weight])
+    means, weights = (
+        torch.stack([m1, m2]).unsqueeze(1),
+        torch.stack([weight, 1 - weight]),
+    )
     offset = x - time * means
     squares = (offset**2 / variance).reshape(2, len(x), -1).sum(dim=2)
     shares = torch.softmax(torch.log(weights)[:, None] - squares / 2, dim=0)

@@ -124,7 +124,9 @@ print(f"predicted, exact field and uniform times: {torch.pi / 2 * 2 * s:.1f}")
 kinds = {"uniform": lambda g: torch.rand(2048, generator=g)}
 kinds |= {f"logit-normal, std {std}": normal_logit(std) for std in (1.0, 0.5)}
 for name, times in kinds.items():
-    a, b = (smoothed(v, times, torch.Generator().manual_seed(0)) for v in (exact, wrong))
+    a, b = (
+        smoothed(v, times, torch.Generator().manual_seed(0)) for v in (exact, wrong)
+    )
     print(f"{name:21s} exact field {a:4.1f}, wrong field {b:4.1f}")
 
 # %% [markdown] tags=["solution"]

@@ -142,8 +142,12 @@ for a in (0.5, 1.0, 4.0):
     c, v, u = flow(a)
     w, mean = v(x0, s), u(x0, s, s + 0.2)
     target = mean_velocity_target(u, x0, s, s + 0.2, w)
-    plus, minus = ((one - mean).norm() / mean.norm() for one in (target, 2 * w - target))
-    print(f"a = {a}: with plus below 1e-10: {bool(plus < 1e-10)}, with minus {minus:.1f}")
+    plus, minus = (
+        (one - mean).norm() / mean.norm() for one in (target, 2 * w - target)
+    )
+    print(
+        f"a = {a}: with plus below 1e-10: {bool(plus < 1e-10)}, with minus {minus:.1f}"
+    )
 
 # %% [markdown] tags=["solution"]
 # $S$ is $(2-\frac\pi2)\,a\lVert x_0\rVert^2$, with $2-\frac\pi2=0.429$, as in the example of the chapter. The rays are straight, but the particles change their speed on the way: for $a=1$ they go inwards and come back to where they were. Straightness is about speed too.

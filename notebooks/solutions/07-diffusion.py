@@ -102,7 +102,10 @@ check("diffusion.ddim_step", ddim_step)
 # %% tags=["solution"]
 def end(kind, m, a, n):
     """Where the point x_0 = 1 is at t = 1 after n steps from t = 0.01."""
-    alpha, sigma = (lambda t: torch.sin(math.pi / 2 * t)), (lambda t: torch.cos(math.pi / 2 * t))
+    alpha, sigma = (
+        (lambda t: torch.sin(math.pi / 2 * t)),
+        (lambda t: torch.cos(math.pi / 2 * t)),
+    )
     c = lambda t: (alpha(t) * a) ** 2 + sigma(t) ** 2  # noqa: E731
     noise = lambda x, t: sigma(t) / c(t) * (x - alpha(t) * m)  # noqa: E731
     times = torch.linspace(0.01, 1, n + 1, dtype=torch.float64).reshape(-1, 1)
@@ -116,7 +119,9 @@ def end(kind, m, a, n):
 # %% tags=["solution"]
 for m, a in ((1, 0), (0, 1), (1, 0.3)):
     for kind in ("Euler", "DDIM"):
-        errors = ", ".join(f"{abs(end(kind, m, a, n) - m - a):.4f}" for n in (10, 20, 40))
+        errors = ", ".join(
+            f"{abs(end(kind, m, a, n) - m - a):.4f}" for n in (10, 20, 40)
+        )
         print(f"m = {m}, a = {a}, {kind:5s} {errors}")
 
 

@@ -134,8 +134,12 @@ for n in (50, 100, 200, 400):
 covariance = pixels.T.cov()
 for epsilon in (0, 1e-4, 1e-3, 1e-2):
     noise = epsilon * torch.eye(784, dtype=torch.float64)
-    model = torch.distributions.MultivariateNormal(pixels.mean(dim=0), covariance + noise)
-    bits = [bits_per_dimension(model.log_prob(x), 784).mean() for x in (pixels, test_pixels)]
+    model = torch.distributions.MultivariateNormal(
+        pixels.mean(dim=0), covariance + noise
+    )
+    bits = [
+        bits_per_dimension(model.log_prob(x), 784).mean() for x in (pixels, test_pixels)
+    ]
     print(f"ε = {epsilon}: fitted digits {bits[0]:.1f}, test digits {bits[1]:.1f}")
 
 # %% [markdown] tags=["solution"]
