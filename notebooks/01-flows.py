@@ -439,7 +439,7 @@ assert wrong > 0.5
 record("sign_damage", round(wrong.item(), 2))
 
 # %% [markdown]
-# The idea without a library: Euler's method, and a divergence by one backward pass for each coordinate. It takes the same steps as the package does with `euler`, so the two must agree to rounding. Beside the closed form both err by a multiple of the step, which for 200 steps is of the size of a few hundredths of a nat.
+# The idea without a library: Euler's method, and a divergence by one backward pass for each coordinate. It takes the same steps as the package does with `euler`, so the two must agree to rounding. Beside the closed form both err in proportion to the step, with 200 steps by about a hundredth of a nat.
 
 
 # %% tags=["quote-likelihood"]

@@ -38,7 +38,7 @@ from fmtutorial.coursework import check
 
 # %%
 def affine_log_prob(x, a, b):
-    """Return log p(x), shape (B,); x has shape (B, ...), a has shape (), b that of an event."""
+    """Return log p(x), shape (B,); x has shape (B, ...), a (), b that of an event."""
     # YOUR CODE HERE
     raise NotImplementedError
 

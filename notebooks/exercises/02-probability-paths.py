@@ -36,7 +36,7 @@ from fmtutorial.coursework import check
 
 # %%
 def conditional_velocity(x, x1, t):
-    """Return the velocity at x, shaped like x; x and x1 have shape (B, ...), t has shape (B,)."""
+    """Return the velocity at x, shaped like x; x and x1 are (B, ...), t is (B,)."""
     # YOUR CODE HERE
     raise NotImplementedError
 
@@ -51,7 +51,7 @@ check("paths.conditional_velocity", conditional_velocity)
 
 # %%
 def score_from_velocity(v, x, t):
-    """Return the score at x, shaped like x; v and x have shape (B, ...), t has shape (B,)."""
+    """Return the score at x, shaped like x; v and x are (B, ...), t is (B,)."""
     # YOUR CODE HERE
     raise NotImplementedError
 
@@ -68,7 +68,7 @@ check("paths.score_from_velocity", score_from_velocity)
 
 # %%
 def two_gaussians(x, t, m1, m2, std, weight):
-    """Return v_t(x), shaped like x; m1, m2 have the shape of an event, std and weight ()."""
+    """Return v_t(x), shaped like x; m1, m2 are an event, std and weight numbers."""
     # YOUR CODE HERE
     raise NotImplementedError
 

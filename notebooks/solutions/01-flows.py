@@ -38,7 +38,7 @@ from fmtutorial.coursework import check
 
 # %%
 def affine_log_prob(x, a, b):
-    """Return log p(x), shape (B,); x has shape (B, ...), a has shape (), b that of an event."""
+    """Return log p(x), shape (B,); x has shape (B, ...), a (), b that of an event."""
     # BEGIN SOLUTION
     noise = ((x - b) * torch.exp(-a)).reshape(len(x), -1)
     size = noise.shape[1]
@@ -110,13 +110,12 @@ truth = affine_log_prob(end[:1], a, zero).item()
 exact = (start[:1] - exact_divergence(field, end[:1], t[:1])).item()
 print(f"closed form {truth:.3f}, exact divergence {exact:.3f}")
 
+# %% tags=["solution"]
 gaussian = torch.randn(end.shape, generator=generator, dtype=torch.float64)
 for name, probe in (("Gaussian", gaussian), ("signs", gaussian.sign())):
     found = start - hutchinson(field, end, t, probe)
     ratio = (found - truth).exp().mean()
-    print(
-        f"{name:8s} mean {found.mean():.2f}, std {found.std():.2f}, ratio {ratio:.1f}"
-    )
+    print(f"{name}: mean {found.mean():.2f}, std {found.std():.2f}, ratio {ratio:.1f}")
 
 # %% [markdown] tags=["solution"]
 # All three agree at −14.93, the estimates on average. With $J=0.3\,I$ the chapter predicts the variance $2\,\lVert\operatorname{sym}J\rVert_F^2=2\cdot10\cdot0.09=1.8$ for Gaussian probes, which is the standard deviation 1.34, and 0 for signs: $\varepsilon^{\top}J\varepsilon=0.3\cdot10$ whatever the signs are.

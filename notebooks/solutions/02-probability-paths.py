@@ -36,7 +36,7 @@ from fmtutorial.coursework import check
 
 # %%
 def conditional_velocity(x, x1, t):
-    """Return the velocity at x, shaped like x; x and x1 have shape (B, ...), t has shape (B,)."""
+    """Return the velocity at x, shaped like x; x and x1 are (B, ...), t is (B,)."""
     # BEGIN SOLUTION
     t = t.reshape(-1, *[1] * (x.ndim - 1))
     alpha, sigma = torch.sin(math.pi / 2 * t), torch.cos(math.pi / 2 * t)
@@ -55,7 +55,7 @@ check("paths.conditional_velocity", conditional_velocity)
 
 # %%
 def score_from_velocity(v, x, t):
-    """Return the score at x, shaped like x; v and x have shape (B, ...), t has shape (B,)."""
+    """Return the score at x, shaped like x; v and x are (B, ...), t is (B,)."""
     # BEGIN SOLUTION
     t = t.reshape(-1, *[1] * (x.ndim - 1))
     noise = x - t * v
@@ -75,14 +75,11 @@ check("paths.score_from_velocity", score_from_velocity)
 
 # %%
 def two_gaussians(x, t, m1, m2, std, weight):
-    """Return v_t(x), shaped like x; m1, m2 have the shape of an event, std and weight ()."""
+    """Return v_t(x), shaped like x; m1, m2 are an event, std and weight numbers."""
     # BEGIN SOLUTION
     time = t.reshape(-1, *[1] * (x.ndim - 1))
     variance = time**2 * std**2 + (1 - time) ** 2
-    means, weights = (
-        torch.stack([m1, m2]).unsqueeze(1),
-        torch.stack([weight, 1 - weight]),
-    )
+    means, weights = torch.stack([m1, m2])[:, None], torch.stack([weight, 1 - weight])
     offset = x - time * means
     squares = (offset**2 / variance).reshape(2, len(x), -1).sum(dim=2)
     shares = torch.softmax(torch.log(weights)[:, None] - squares / 2, dim=0)
@@ -105,9 +102,9 @@ check("paths.two_gaussians", two_gaussians)
 def journey(noise, drift, n=400):
     """Start and end of 20,000 points; noise and drift are the two factors λ."""
     generator = torch.Generator().manual_seed(0)
-    draw = lambda: torch.randn(20_000, 2, generator=generator, dtype=torch.float64)  # noqa: E731
     mean = torch.tensor([3.0, 0.0], dtype=torch.float64)
     std, weight = mean.new_tensor(0.5), mean.new_tensor(0.3)
+    draw = lambda: torch.randn(20_000, 2, generator=generator).to(mean)  # noqa: E731
     x = start = draw()
     for i in range(n):
         t = x.new_full((len(x),), i / n)
