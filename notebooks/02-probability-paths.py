@@ -497,7 +497,8 @@ plotting.draw_samples(axes[2], cloud, plotting.MODEL)
 plotting.draw_samples(axes[2], ring.means, size=20)
 alt = (
     "Three vector fields at t = 1/2. Two point at one data point each. The third, "
-    "their posterior mean, points outwards in all directions, towards the nearest modes."
+    "their posterior mean, points outwards in all directions, towards the nearest "
+    "modes."
 )
 plotting.show(figure, "fig_fields", alt)
 
