@@ -1086,9 +1086,9 @@ record("two_draws_error", round(100 * two_error))
 # %% [markdown]
 # ## One Gaussian to another
 #
-# For $x_0\sim\mathcal N(m_0,\Sigma_0)$ and $x_1\sim\mathcal N(m_1,\Sigma_1)$, independent, the law of $x_t=\alpha_tx_1+\sigma_tx_0$ is $\mathcal N(\mu_t,C_t)$ with $\mu_t=\alpha_tm_1+\sigma_tm_0$ and $C_t=\alpha_t^2\Sigma_1+\sigma_t^2\Sigma_0$, and
+# For $x_0\sim\mathcal N(m_0,\Sigma_0)$ and $x_1\sim\mathcal N(m_1,\Sigma_1)$, independent, the law of $x_t=\alpha_tx_1+\sigma_tx_0$ is $\mathcal N(\mu_t,V_t)$ with $\mu_t=\alpha_tm_1+\sigma_tm_0$ and $V_t=\alpha_t^2\Sigma_1+\sigma_t^2\Sigma_0$, and
 #
-# $$v_t(x)=\dot\mu_t+\tfrac12\,\dot C_t\,C_t^{-1}(x-\mu_t).$$
+# $$v_t(x)=\dot\mu_t+\tfrac12\,\dot V_t\,V_t^{-1}(x-\mu_t).$$
 #
 # **Check 2.21** (one Gaussian to another). Three things, for the cosine schedule.
 #
@@ -1097,15 +1097,15 @@ record("two_draws_error", round(100 * two_error))
 # 3. If $\Sigma_0$ and $\Sigma_1$ commute, as for pure noise, $M=\Sigma_1^{1/2}\Sigma_0^{-1/2}$.
 
 
-# %% tags=["quote-gaussian"]
+# %%
 def gaussian_velocity(x, t, m0, S0, m1, S1, schedule=COSINE):
     """v_t(x) for independent ends N(m0, S0) and N(m1, S1), at one time t."""
     a, s = schedule.alpha(t), schedule.sigma(t)
     a_dot, s_dot = schedule.alpha_dot(t), schedule.sigma_dot(t)
-    C = a**2 * S1 + s**2 * S0
-    half_C_dot = a_dot * a * S1 + s_dot * s * S0
+    V = a**2 * S1 + s**2 * S0
+    half_V_dot = a_dot * a * S1 + s_dot * s * S0
     offset = x - (a * m1 + s * m0)
-    return a_dot * m1 + s_dot * m0 + torch.linalg.solve(C, offset.T).T @ half_C_dot
+    return a_dot * m1 + s_dot * m0 + torch.linalg.solve(V, offset.T).T @ half_V_dot
 
 
 # %%
