@@ -11,6 +11,8 @@ const EXTENT = 3;
 const PARTICLES = 500;
 const WIDTH = 0.12; // standard deviation around each drawn point
 const SECONDS = 3; // from noise to data
+const MOST = 200; // drawn points
+const PHRASES = { "what I draw": "your drawing" };
 
 /** A target whose components are drawn points, a little blurred. */
 function blurred(means) {
@@ -51,8 +53,8 @@ export function start(element) {
 
   figure.draw = () => {
     plane.clear();
-    const data = target();
-    if (data) plane.points(data.means, "data", 2.5, 0.35);
+    const goal = target();
+    if (goal) plane.points(goal.means, "data", 2.5, 0.35);
     const place = Math.min(t, 1) * (states.length - 1);
     const before = Math.min(Math.floor(place), Math.max(states.length - 2, 0));
     const share = states.length > 1 ? place - before : 0;
@@ -63,19 +65,19 @@ export function start(element) {
       plane.line([...way, now[2 * i], now[2 * i + 1]], "model", 0.8, 0.35);
     }
     plane.points(now, t < 1 ? "noise" : "model", 2);
-    if (!data) {
+    if (!goal) {
       figure.say("Draw with the pointer: the points that you draw become the data.");
     } else {
       const cost = { euler: 1, midpoint: 2, heun: 2, rk4: 4 }[step] * steps;
       figure.say(
-        `${PARTICLES} points of noise follow the exact field of ${shape} to t = ${t.toFixed(2)}, ` +
+        `${PARTICLES} points of noise follow the exact field of ${PHRASES[shape] ?? shape} to t = ${t.toFixed(2)}, ` +
           `in ${steps} steps of ${step}: ${cost} evaluations of the field for the whole way.`,
       );
     }
   };
 
   const again = () => figure.guard(run);
-  figure.choice("data", Object.keys(shapes), (name) => {
+  const data = figure.choice("data", Object.keys(shapes), (name) => {
     shape = name;
     again();
     begin();
@@ -118,32 +120,29 @@ export function start(element) {
     });
   }
 
-  plane.canvas.style.touchAction = "none";
-  plane.canvas.addEventListener("pointerdown", (event) => {
-    plane.canvas.setPointerCapture(event.pointerId);
+  function draw(x, y) {
     stop();
     if (shape !== "what I draw") {
-      shape = "what I draw";
-      figure.controls.querySelector("select").value = shape;
+      shape = data.value = "what I draw";
+      drawing = [];
     }
-    [drawing, t] = [[], 0];
-    draw(event);
-  });
-  plane.canvas.addEventListener("pointermove", (event) => {
-    if (plane.canvas.hasPointerCapture(event.pointerId)) draw(event);
-  });
-  plane.canvas.addEventListener("pointerup", () => {
-    again();
-    begin();
-  });
-
-  function draw(event) {
-    const [x, y] = plane.under(event);
+    t = 0;
     const far = Math.hypot(x - drawing.at(-2), y - drawing.at(-1));
     if (drawing.length === 0 || far > WIDTH) drawing.push(x, y);
-    if (drawing.length > 400) drawing.splice(0, 2);
+    if (drawing.length > 2 * MOST) drawing.splice(0, 2);
     states = [normal(generator(seed), 2 * PARTICLES)];
     figure.draw();
+  }
+
+  // a finger or a mouse draws a line; arrow keys draw one from the last point
+  plane.handle(() => (drawing.length ? drawing.slice(-2) : [0, 0]), draw);
+  plane.canvas.addEventListener("pointerdown", () => (drawing = []), true);
+  for (const end of ["pointerup", "keyup"]) {
+    plane.canvas.addEventListener(end, () => {
+      if (end === "keyup" && shape !== "what I draw") return;
+      again();
+      begin();
+    });
   }
 
   run();
