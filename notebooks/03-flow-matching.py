@@ -179,14 +179,15 @@ with torch.no_grad():
 class Field(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(  # in: two coordinates and a time
+        self.layers = nn.Sequential(  # in: x and t
             *(nn.Linear(3, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
             nn.Linear(128, 2),  # out: a velocity
         )
 
     def forward(self, x, t):
-        return self.layers(torch.cat([x, t[:, None]], dim=1))
+        inputs = torch.cat([x, t[:, None]], dim=1)
+        return self.layers(inputs)
 
 
 # %% [markdown]
@@ -195,9 +196,11 @@ class Field(nn.Module):
 
 # %% tags=["quote-loss"]
 def line_loss(field, x0, x1, t):
-    x_t = (1 - t[:, None]) * x0 + t[:, None] * x1  # where the line is at time t
-    target = x1 - x0  # its velocity
-    return (field(x_t, t) - target).square().sum(dim=1).mean()
+    s = t[:, None]  # the times as a column
+    x_t = (1 - s) * x0 + s * x1  # on the line
+    target = x1 - x0  # the line's velocity
+    error = field(x_t, t) - target
+    return error.square().sum(dim=1).mean()
 
 
 # %% [markdown]
@@ -205,21 +208,21 @@ def line_loss(field, x0, x1, t):
 
 # %% tags=["quote-training"]
 field = Field()
-optimizer = torch.optim.Adam(field.parameters(), lr=5e-3)
+adam = torch.optim.Adam(field.parameters(), 5e-3)
 for _ in range(1000):
-    x1 = ring.sample(256, generator)  # data
-    x0 = torch.randn(256, 2, generator=generator)  # noise
-    t = torch.rand(256, generator=generator)  # a time for each of them
+    x1 = ring.sample(256)  # data
+    x0 = torch.randn(256, 2)  # noise
+    t = torch.rand(256)  # a time for each
     loss = line_loss(field, x0, x1, t)
-    optimizer.zero_grad()
+    adam.zero_grad()
     loss.backward()
-    optimizer.step()
+    adam.step()
 
 # %% [markdown]
 # To sample, start from fresh noise and follow the field in $n$ steps of $1/n$. The first step starts at time 0, the last one at $1-1/n$.
 
 # %% tags=["quote-euler"]
-start, n = torch.randn(8000, 2, generator=generator), 100
+start, n = torch.randn(8000, 2), 100
 x = start
 with torch.no_grad():
     for i in range(n):
@@ -279,7 +282,8 @@ assert scratch < 0.2  # twice what these 1000 steps reach
 
 # %% tags=["quote-train"]
 losses, errors, averaged = [], [], []
-for step in train(ring_network, ring_loss, steps=2000, learning_rate=2e-3, ema=ema):
+options = {"learning_rate": 2e-3, "ema": ema}
+for step in train(ring_network, ring_loss, 2000, **options):
     losses.append(step.loss)
     if step.number % 50 == 0:
         errors.append(error_of(ring_network))
@@ -374,8 +378,9 @@ plotting.show(
 
 # %% tags=["quote-solve"]
 noise = torch.randn(10_000, 2, generator=generator)
+times = torch.linspace(0, 1, 101)
 with torch.no_grad():
-    solution = solve(ema.network, noise, torch.linspace(0, 1, 101), euler)
+    solution = solve(ema.network, noise, times, euler)
 samples = solution.last
 
 # %% tags=["hide-input"]
@@ -666,14 +671,12 @@ plotting.show(
 
 # %% tags=["nbval-ignore-output"]
 for name, values in curves.items():
-    start, middle, end = values.mean(dim=0)[[0, 4, 9]]
-    print(
-        f"{name:18s} error at t = 0.02: {start:.2f}, 0.5: {middle:.2f}, 0.98: {end:.2f}"
-    )
-    record(
-        name.replace(" ", "_"),
-        f"{start:.2f} at t = 0.02, {middle:.2f} at 0.5, {end:.2f} at 0.98",
-    )
+    print(f"{name:17s}", end="")
+    means = values.mean(dim=0)
+    for t, error in (("0.02", means[0]), ("0.5", means[4]), ("0.98", means[9])):
+        print(f"  {error:.2f} at {t}", end="")
+        record(f"{name.replace(' ', '_')}_at_{t}", round(error.item(), 2))
+    print()
 
 # %% [markdown]
 # *Figure 3.5.* Left: the floor at each $t$. Right: where each density of $t$ puts the error, as root mean square of $\lVert v^\theta_t-v_t\rVert$ over the path; bands are one standard deviation of three seeds.
