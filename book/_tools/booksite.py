@@ -5,6 +5,7 @@ import re
 import formulas
 import labs
 import links
+import live
 import modules
 import repository
 import theme
@@ -71,6 +72,7 @@ def setup(app):
     formulas.setup(app)
     labs.setup(app)
     links.setup(app)
+    live.setup(app)
     theme.setup(app)
     app.connect("config-inited", follow_repository)
     app.connect("source-read", modules.show_modules)
