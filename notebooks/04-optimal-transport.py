@@ -157,9 +157,12 @@ assert not same_rows(twice, x0)
 # %% tags=["quote-pairing"]
 def paired_loss(v, x0, x1, t):
     """Flow matching with optimal pairs; x0, x1: (B, d), t: (B,)."""
-    cost = (x0[:, None] - x1).square().sum(dim=2)  # (B, B): noise i, data j
-    _, order = linear_sum_assignment(cost.T.cpu())  # order[j]: the noise for data j
-    x0 = x0[torch.as_tensor(order, device=x0.device)]  # the only change
+    # (B, B): the cost of sending noise i to data point j
+    cost = (x0[:, None] - x1).square().sum(dim=2)
+    # (B,): order[j] is the noise for data point j
+    _, order = linear_sum_assignment(cost.T.cpu())
+    x0 = x0[torch.as_tensor(order, device=x0.device)]
+    # from here on it is the loss of chapter 3
     x_t = (1 - t)[:, None] * x0 + t[:, None] * x1
     return (v(x_t, t) - (x1 - x0)).square().sum(dim=1).mean()
 
@@ -234,17 +237,19 @@ assert (by_log.sum(dim=0) - 1 / 128).abs().max() < 1e-12
 assert row_error(by_log) < 1e-6 < 1e-3 < row_error(too_few)
 
 # %% [markdown]
-# In the log domain the algorithm is a dozen lines.
+# In the log domain the algorithm is a dozen lines. `log_sum` is the logarithm of what a row must sum to.
 
 
 # %% tags=["quote-sinkhorn"]
 def entropic_plan(cost, rho, iterations):
-    """Return the plan, (B, B); rows and columns are to sum to 1/B."""
+    """Return the plan, (B, B), as cost; rho > 0."""
     log_sum = -math.log(len(cost))
     g = torch.zeros_like(cost[0])
     for _ in range(iterations):
-        f = rho * (log_sum - torch.logsumexp((g - cost) / rho, dim=1))
-        g = rho * (log_sum - torch.logsumexp((f[:, None] - cost) / rho, dim=0))
+        rows = torch.logsumexp((g - cost) / rho, dim=1)
+        f = rho * (log_sum - rows)
+        columns = torch.logsumexp((f[:, None] - cost) / rho, dim=0)
+        g = rho * (log_sum - columns)
     return torch.exp((f[:, None] + g - cost) / rho)
 
 
@@ -640,7 +645,8 @@ for task, result in stored["tasks"].items():
     record(f"{key}_w2", f"{result['w2_squared'][0]:.3g}")
     for name in ("independent", "optimal"):
         for what in ("energy", "straightness"):
-            record(f"{key}_{name}_{what}", f"{result[name][what][0]:.3g}")
+            digits = "#.3g" if what == "energy" else ".2f"
+            record(f"{key}_{name}_{what}", f"{result[name][what][0]:{digits}}")
 record("spread_energy", f"{max(result['energy'][1] for _, result in runs):.1g}")
 
 # %%
@@ -723,7 +729,7 @@ plotting.show(
 #
 # ## What a pairing costs
 #
-# Processor time in milliseconds on one thread, measured by another script: the exact pairing, a hundred iterations of Sinkhorn, and a training step of the small network. Exact assignment grows like $B^3$ at worst, Sinkhorn like $B^2$ for each iteration.
+# Processor time in milliseconds on one thread, measured by another script: the exact pairing, a hundred iterations of Sinkhorn, and a training step of the small network. `without_prices` is SciPy's solver on the costs as they are, before `exact_ot` takes a price off each column. Exact assignment grows like $B^3$ at worst, Sinkhorn like $B^2$ for each iteration.
 
 # %%
 costs = stored_results("pairing_costs")
@@ -823,7 +829,7 @@ print("bytes are as counted by hand; nothing is faster than own shares")
 for dimension in ("2", "784"):
     for name, row in costs["shared"][dimension]["512"].items():
         key = f"devices_{dimension}_{name.replace(' ', '_')}"
-        record(f"{key}_ms", f"{row['milliseconds']:.0f}")
+        record(f"{key}_ms", f"{row['milliseconds']:.2g}")
         record(f"{key}_bytes", f"{row['bytes'] / 1e6:.2g}")
         record(f"{key}_saving", f"{row['saving_percent'][0]:.1f}")
         record(f"{key}_variance", f"{row['variance_percent'][0]:.1f}")
@@ -1026,7 +1032,7 @@ plotting.show(
 # - An entropic plan needs log-domain arithmetic and a regularisation in units of the cost. To turn it into pairs, take a permutation.
 # - Permuting the noise keeps both marginals. It changes the path between them, and the field.
 # - Pairing pays where steps are few. It costs little for batches of a hundred or two, and buys less in high dimension.
-# - With labels, pair within each class.
+# - With labels, pair within each class. Several devices may pair each its own rows.
 #
 # ## Questions
 #
