@@ -852,7 +852,7 @@ for number, (name, result) in enumerate(mixtures.items()):
 # %% [markdown]
 # ## A cache of pairs
 #
-# **Check 4.14** (the stale one and the right one). Pairing costs time, so you may want to store it. A cache keyed by the address of the tensors, `data_ptr()`, is wrong. An address names a place in memory, and the next batch may lie in the same place. With buffers that are refilled it always does: from the second batch on the cache returns noise of the first one.
+# **Check 4.14** (the stale one and the right one). Pairing costs time, so you may want to store it. A cache keyed by the address of the noise, `x0.data_ptr()`, is wrong. An address names a place in memory, and the next batch may lie in the same place. With buffers that are refilled it always does: from the second batch on the cache returns noise of the first one.
 
 # %%
 cache = {}
@@ -860,7 +860,7 @@ cache = {}
 
 def cached_by_address(x0, x1):
     """Do not use this."""
-    key = x0.data_ptr(), x1.data_ptr()
+    key = x0.data_ptr()
     if key not in cache:
         cache[key] = exact_ot(x0, x1)
     return cache[key]
