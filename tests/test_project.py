@@ -72,7 +72,7 @@ def test_environment_lists_what_the_project_needs():
 def test_building_the_site_needs_no_torch():
     names = {canonicalize_name(Requirement(line).name) for line in GROUPS["book"]}
     heavy = {canonicalize_name(Requirement(d).name) for d in PYPROJECT["project"]["dependencies"]}
-    assert not names & heavy
+    assert not names & heavy - {"pillow"}  # small, and it reads the labs' films
 
 
 @pytest.mark.parametrize(

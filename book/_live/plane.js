@@ -85,6 +85,20 @@ export class Plane {
     c.globalAlpha = 1;
   }
 
+  /** A closed outline, shaded inside. */
+  polygon(places, colour) {
+    const c = this.context;
+    c.fillStyle = c.strokeStyle = this.colour(colour);
+    c.lineWidth = 1.5;
+    c.beginPath();
+    for (let i = 0; i < places.length; i += 2) c.lineTo(...this.at(places[i], places[i + 1]));
+    c.closePath();
+    c.stroke();
+    c.globalAlpha = 0.25;
+    c.fill();
+    c.globalAlpha = 1;
+  }
+
   arrow(x, y, dx, dy, colour, width = 1.5, opacity = 1) {
     const c = this.context;
     const [fromX, fromY] = this.at(x, y);

@@ -43,7 +43,7 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 
 # %%
 def straightness(states, times):
-    """Return S, shape (); states has shape (n + 1, B, ...), times has shape (n + 1,)."""
+    """Return S, shape (); states: shape (n + 1, B, ...), times: shape (n + 1,)."""
     # YOUR CODE HERE
     raise NotImplementedError
 
@@ -89,7 +89,7 @@ check("reflow.mean_velocity_target", mean_velocity_target)
 # %% [markdown]
 # ## An experiment: rays that are not straight
 #
-# Independent pairs with $x_0\sim\mathcal N(0,I)$ and $x_1\sim\mathcal N(0,a^2I)$ have the flow $Z_t=\sqrt{c_t}\,x_0$ with $c_t=(1-t)^2+t^2a^2$. Its velocity is $v_t(x)=\frac{\dot c_t}{2c_t}\,x$, and its mean velocity is $\bar u_{s,t}(x)=\frac1{t-s}\bigl(\sqrt{c_t/c_s}-1\bigr)\,x$. Take 1000 points in the plane, in double precision, and $a=0.5,1,4$.
+# Independent pairs with $x_0\sim\mathcal N(0,I)$ and $x_1\sim\mathcal N(0,a^2I)$ have the flow $Z_t=b_t\,x_0$ with the spread $b_t=\sqrt{(1-t)^2+t^2a^2}$. Its velocity is $v_t(x)=\frac{\dot b_t}{b_t}\,x$, and its mean velocity is $\bar u_{s,t}(x)=\frac1{t-s}\bigl(\frac{b_t}{b_s}-1\bigr)\,x$. Take 1000 points in the plane, in double precision, and $a=0.5,1,4$.
 #
 # First compute the states at 1001 even times and their $S$. Divide it by $a$ and by the mean of $\lVert x_0\rVert^2$. Every particle moves on a ray through the origin: why is $S$ not zero?
 #

@@ -11,7 +11,7 @@
 #
 # You write the two ways of chapter 4 to find partners for a batch: the assignment and Sinkhorn's algorithm. Each exercise has a statement, a function with a blank, and a line that checks it on random inputs. If something is wrong, it says what it looks like. Another seed draws other inputs: `check(..., seed=1)`.
 #
-# You need the chapter's sections on pairs, plans and permutations and on Sinkhorn's algorithm. Work without the package's own couplings: `torch` and SciPy's solver of the assignment problem are all you need. Noise is $x_0$, data is $x_1$, and both have the shape $(B,\dots)$.
+# You need the chapter's sections on pairs, plans and permutations and on Sinkhorn's algorithm. It shows both in a few lines for one case; here events have any shape and the two sets may differ in size. Work without the package's own couplings: `torch` and SciPy's solver of the assignment problem are all you need. Noise is $x_0$, data is $x_1$, and both have the shape $(B,\dots)$.
 
 # %%
 # On Colab this cell installs the book's package; elsewhere it does nothing.
@@ -39,7 +39,7 @@ from fmtutorial.coursework import check
 
 # %%
 def squared_distances(x0, x1):
-    """Return all squared distances, shape (N, M); x0 has shape (N, ...), x1 (M, ...)."""
+    """Return all squared distances, (N, M); x0 is (N, ...), x1 is (M, ...)."""
     # BEGIN SOLUTION
     x, y = x0.reshape(len(x0), 1, -1), x1.reshape(1, len(x1), -1)
     return (x - y).square().sum(dim=2)
@@ -81,7 +81,7 @@ check("transport.pair_noise", pair_noise)
 
 # %%
 def sinkhorn_log(cost, epsilon, iterations):
-    """Return the plan, shape (N, M); cost has shape (N, M), iterations is a whole number."""
+    """Return the plan, (N, M); cost is (N, M), iterations a whole number."""
     # BEGIN SOLUTION
     scaled = cost / epsilon
     log_n, log_m = (math.log(n) for n in cost.shape)

@@ -43,7 +43,7 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 
 # %%
 def straightness(states, times):
-    """Return S, shape (); states has shape (n + 1, B, ...), times has shape (n + 1,)."""
+    """Return S, shape (); states: shape (n + 1, B, ...), times: shape (n + 1,)."""
     # BEGIN SOLUTION
     line = states[-1] - states[0]
     total = 0
@@ -102,7 +102,7 @@ check("reflow.mean_velocity_target", mean_velocity_target)
 # %% [markdown]
 # ## An experiment: rays that are not straight
 #
-# Independent pairs with $x_0\sim\mathcal N(0,I)$ and $x_1\sim\mathcal N(0,a^2I)$ have the flow $Z_t=\sqrt{c_t}\,x_0$ with $c_t=(1-t)^2+t^2a^2$. Its velocity is $v_t(x)=\frac{\dot c_t}{2c_t}\,x$, and its mean velocity is $\bar u_{s,t}(x)=\frac1{t-s}\bigl(\sqrt{c_t/c_s}-1\bigr)\,x$. Take 1000 points in the plane, in double precision, and $a=0.5,1,4$.
+# Independent pairs with $x_0\sim\mathcal N(0,I)$ and $x_1\sim\mathcal N(0,a^2I)$ have the flow $Z_t=b_t\,x_0$ with the spread $b_t=\sqrt{(1-t)^2+t^2a^2}$. Its velocity is $v_t(x)=\frac{\dot b_t}{b_t}\,x$, and its mean velocity is $\bar u_{s,t}(x)=\frac1{t-s}\bigl(\frac{b_t}{b_s}-1\bigr)\,x$. Take 1000 points in the plane, in double precision, and $a=0.5,1,4$.
 #
 # First compute the states at 1001 even times and their $S$. Divide it by $a$ and by the mean of $\lVert x_0\rVert^2$. Every particle moves on a ray through the origin: why is $S$ not zero?
 #
@@ -117,11 +117,11 @@ def column(t):
 
 
 def flow(a):
-    """Return c_t, v_t(x) and the mean velocity u(x, s, t) for standard deviation a."""
-    c = lambda t: (1 - t) ** 2 + t**2 * a**2  # noqa: E731
-    v = lambda x, t: column((t * a**2 - (1 - t)) / c(t)) * x  # noqa: E731
-    u = lambda x, s, t: column(((c(t) / c(s)).sqrt() - 1) / (t - s)) * x  # noqa: E731
-    return c, v, u
+    """Return b_t, v_t(x) and the mean velocity u(x, s, t) for standard deviation a."""
+    b = lambda t: ((1 - t) ** 2 + t**2 * a**2).sqrt()  # noqa: E731
+    v = lambda x, t: column((t * a**2 - (1 - t)) / b(t) ** 2) * x  # noqa: E731
+    u = lambda x, s, t: column((b(t) / b(s) - 1) / (t - s)) * x  # noqa: E731
+    return b, v, u
 
 
 # %% tags=["solution"]
@@ -129,8 +129,8 @@ generator = torch.Generator().manual_seed(0)
 x0 = torch.randn(1000, 2, generator=generator, dtype=torch.float64)
 times, size = torch.linspace(0, 1, 1001, dtype=torch.float64), (x0**2).sum(dim=1).mean()
 for a in (0.5, 1.0, 4.0):
-    c, v, u = flow(a)
-    states = c(times).sqrt().reshape(-1, 1, 1) * x0
+    b, v, u = flow(a)
+    states = b(times).reshape(-1, 1, 1) * x0
     bends = straightness(states, times) / (a * size)
     jump = lambda x, t, u=u: u(x, t, t + 1)  # noqa: E731
     losses = [distillation_loss(field, x0, states[-1]) / size for field in (v, jump)]
@@ -139,7 +139,7 @@ for a in (0.5, 1.0, 4.0):
 # %% tags=["solution"]
 s = 0.8 * torch.rand(1000, generator=generator, dtype=torch.float64)
 for a in (0.5, 1.0, 4.0):
-    c, v, u = flow(a)
+    b, v, u = flow(a)
     w, mean = v(x0, s), u(x0, s, s + 0.2)
     target = mean_velocity_target(u, x0, s, s + 0.2, w)
     plus, minus = (

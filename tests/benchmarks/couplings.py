@@ -1,4 +1,4 @@
-"""Independent and optimal pairing: quality against steps, warm-up, and what a pairing costs.
+"""Independent and optimal pairing: quality against steps, and warm-up.
 
 Trains 33 small networks; chapter 4 shows the results. Run from the repository's root:
 
@@ -11,7 +11,7 @@ import time
 import torch
 from provenance import save
 
-from fmtutorial.couplings import exact_ot, independent, sinkhorn_log, squared_distances
+from fmtutorial.couplings import exact_ot, independent
 from fmtutorial.distributions import (
     Gaussian,
     eight_gaussians,
@@ -105,45 +105,6 @@ def scale_of(task):
     }
 
 
-def milliseconds(function, repeats):
-    """Return the median processor time of a call."""
-    function()
-    times = []
-    for _ in range(repeats):
-        started = time.process_time()
-        function()
-        times.append(1000 * (time.process_time() - started))
-    return statistics.median(times)
-
-
-def cost_of_pairing():
-    """Time one pairing and one training step for several sizes of the batch."""
-    torch.manual_seed(0)
-    source, target = TASKS["noise to moons"]
-    network, path = MLP(width=128), AffinePath(LINEAR)
-    optimizer = torch.optim.AdamW(network.parameters())
-    rows = {}
-    for size in (64, 128, 256, 512, 1024, 2048):
-        x0, x1 = source.sample(size), target.sample(size)
-        cost = squared_distances(x0, x1)
-        epsilon = 0.05 * cost.mean().item()
-
-        def step(x0=x0, x1=x1, size=size):
-            optimizer.zero_grad(set_to_none=True)
-            flow_matching_loss(network, path, x0, x1, uniform_times(size)).backward()
-            optimizer.step()
-
-        repeats = max(1, 4000 // size)
-        rows[str(size)] = {
-            "exact assignment": milliseconds(lambda x0=x0, x1=x1: exact_ot(x0, x1), repeats),
-            "Sinkhorn, 100 iterations": milliseconds(
-                lambda cost=cost, epsilon=epsilon: sinkhorn_log(cost, epsilon, 100), repeats
-            ),
-            "training step": milliseconds(step, 20),
-        }
-    return rows
-
-
 def main():
     """Run everything and write the results."""
     started = time.perf_counter()
@@ -169,7 +130,6 @@ def main():
         "tasks": tasks,
         "warm_up_task": WARM_UP_TASK,
         "warm_up": warm_up,
-        "milliseconds": cost_of_pairing(),
     }
     save("couplings", results, SEEDS, started)
 
