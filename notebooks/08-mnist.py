@@ -174,7 +174,7 @@ def block(part, h, e):
     return part.skip(h) + part.second(F.silu(inner))
 
 
-# %% tags=["quote-attention"]
+# %%
 def attention(part, h):
     """Every place takes a mean over all places; h has shape (B, C, H, W)."""
     places = part.norm(h).flatten(2).transpose(1, 2)  # (B, H·W, C)
@@ -740,9 +740,10 @@ for name, row in times["samplers"].items():
     cost, count = f"{row['milliseconds']:.3g}", row["evaluations"]
     print(f"{name:15s}  {count:11d}  {cost:>12s}", end="")
     print(f"  {row['frechet']:7.2f}  {row['accuracy']:8.3f}")
-    record(f"time_{name}", cost)
-    record(f"time_frechet_{name}", f"{row['frechet']:.1f}")
-    record(f"time_right_{name}", f"{100 * row['accuracy']:.1f} %")
+    key = name.replace("-Solver++", "").replace(" ", "_")
+    record(f"time_{key}", cost)
+    record(f"time_frechet_{key}", f"{row['frechet']:.1f}")
+    record(f"time_right_{key}", f"{100 * row['accuracy']:.1f} %")
 record("time_cpu", made["cpu"])
 
 # %% [markdown]
@@ -825,7 +826,7 @@ print(f"{'Euler steps':32s}", *(f"{n:>14s}" for n in counts), "  error at t = 0"
 
 # %%
 for name, rows in training["runs"].items():
-    cells = [f"{rows[n]['frechet']:.1f} ± {rows[n]['frechet_sd']:.1f}" for n in counts]
+    cells = [f"{rows[n]['frechet']:.0f} ± {rows[n]['frechet_sd']:.0f}" for n in counts]
     print(f"{name:32s}", *(f"{cell:>14s}" for cell in cells), end="")
     print(f"{rows['start_error']:14.3f}")
     key = name.translate(str.maketrans({" ": "_", ",": None, ".": None}))
