@@ -3,15 +3,11 @@
 import re
 from pathlib import Path
 
+import formulas
 import labs
 import links
-import mathjax
 import modules
 import repository
-from sphinx.util import logging
-
-LOG = logging.getLogger(__name__)
-MATHJAX_CDN = f"https://cdn.jsdelivr.net/npm/mathjax@{mathjax.VERSION}/es5/tex-chtml.js"
 
 
 def follow_repository(app, config):
@@ -19,14 +15,6 @@ def follow_repository(app, config):
     slug = repository.slug()
     config.html_theme_options["repository_url"] = repository.HOST + slug
     config.html_baseurl = config.ogp_site_url = repository.site(slug)
-
-
-def serve_mathjax(app, config):
-    """Take MathJax from vendor/, where `make book` puts it, or else from a CDN."""
-    if not Path(app.confdir, "vendor", "mathjax").is_dir():
-        LOG.info("vendor/mathjax is missing: the site will load MathJax from a CDN")
-        config.html_static_path = [p for p in config.html_static_path if p != "vendor"]
-        config.mathjax_path = MATHJAX_CDN
 
 
 def keep_own_members(app):
@@ -74,10 +62,10 @@ def allow_underscores(app, exception):
 
 
 def setup(app):
+    formulas.setup(app)
     labs.setup(app)
     links.setup(app)
     app.connect("config-inited", follow_repository)
-    app.connect("config-inited", serve_mathjax)
     app.connect("source-read", modules.show_modules)
     app.connect("builder-inited", keep_own_members, priority=600)  # after autoapi has read them
     app.connect("autodoc-process-docstring", read_as_plain_text, priority=400)  # before napoleon
