@@ -530,7 +530,7 @@ for name, value in floors["5000 digits"].items():
     record(f"frechet_5000_{name.split()[0]}", f"{distance:.2f}")
 
 # %% [markdown]
-# A distance in pixels needs no classifier: the energy distance of chapter 3, here of 1000 digits to the 1000 training digits above.
+# A distance in pixels needs no classifier: the energy distance of chapter 7, here of 1000 digits to the 1000 training digits above.
 
 # %%
 times = stored_results("mnist_time")
@@ -717,14 +717,16 @@ for ax, ticks in zip(axes, ([2, 3, 5, 10, 20], [0.005, 0.01, 0.02, 0.03]), stric
     ax.minorticks_off()
     ax.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
     ax.set_yticks(ticks, [f"{y:g}" if y > 1 else f"{100 * y:g} %" for y in ticks])
-axes[0].legend(fontsize=7)
+figure.set_figheight(3)
+names = axes[0].get_legend_handles_labels()
+figure.legend(*names, loc="outside lower center", ncols=4, fontsize=8)
 plotting.show(
     figure,
     "solvers",
-    "Left: Fréchet distance against evaluations for six samplers. It falls; that of "
-    "DDPM ends between the dotted line of test digits and the dashed one of training "
-    "digits. Right: the share of digits with the wrong class, which grows with the "
-    "evaluations.",
+    "Left: Fréchet distance against evaluations for six samplers. It falls to a level "
+    "above the lines of real digits; only that of DDPM falls on, below the test digits "
+    "to the training digits. Right: the share of digits with the wrong class. It grows "
+    "with the evaluations for every sampler, far above real digits, least for DDPM.",
 )
 
 # %% [markdown]
@@ -934,8 +936,8 @@ pairs = torch.stack(pairs, dim=1)
 show_pixels(
     tile(pairs.flatten(0, 2), 10)[None],
     "nearest",
-    "Four rows of ten digits. Under each generated digit stands a training digit of "
-    "the same class, similar in slant and width but with other strokes.",
+    "Four rows of ten digits. Under each generated digit stands a training digit, nearly "
+    "always of its class: alike in slant and width, but drawn with other strokes.",
 )
 
 # %% [markdown]
@@ -972,16 +974,17 @@ plotting.show(
 # %%
 early = stored_results("mnist_early")
 labels, digits = torch.arange(100) % 10, {}
-print("network      Fréchet distance     pixels          loss on test digits")
+print("network      Fréchet distance  pixels       loss on test digits  accuracy")
 for name, row in early["networks"].items():
     raw = bytearray(zlib.decompress(base64.b64decode(row["hundred"])))
     digits[name] = torch.frombuffer(raw, dtype=torch.uint8).view(100, 28, 28)
     cells = []
-    for key, form in (("frechet", ".0f"), ("pixels", ".2f"), ("loss", ".2f")):
+    for key in ("frechet", "pixels", "loss", "accuracy"):
+        form = ".0f" if key == "frechet" else ".2f"
         cell = f"{row[key]['mean']:{form}} ± {row[key]['sd']:{form}}"
         record(f"early_{name.split()[0]}_{key}", cell)
         cells.append(cell)
-    print(f"{name:12s}", *(f"{cell:>16s}" for cell in cells))
+    print(f"{name:12s}", *(f"{cell:>15s}" for cell in cells))
 record("early_steps", early["steps"])
 
 # %% [markdown]
@@ -1005,12 +1008,12 @@ rows = torch.cat([digits[name][:10] for name in ("wrong times", "right times")])
 show_pixels(
     tile(rows, 10)[None],
     "early",
-    "Two rows of ten pictures. Above, of the wrong network: grey vertical stripes and "
-    "smears. Below, of the right one: strokes on black, some of them nearly digits.",
+    "Two rows of ten pictures. Above, of the wrong network: white strokes on a grainy "
+    "background. Below, of the right one: strokes on clean black. Few are digits.",
 )
 
 # %% [markdown]
-# *Figure 8.12.* After 300 steps, from the same noise. Above: the wrong network, with the better Fréchet distance. Below: the right one.
+# *Figure 8.12.* After 300 steps, from the same noise. Above: the wrong network, grainy, with the better Fréchet distance. Below: the right one.
 #
 # ## Summary
 #
