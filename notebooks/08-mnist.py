@@ -151,7 +151,7 @@ for network in (unet, dit):
 record("parameters", f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f}")
 for name, part in unet.named_children():
     size = sum(p.numel() for p in part.parameters())
-    record(f"size_{name}", f"{size:,}".replace(",", " "))
+    record(f"size_{name}", f"{size:,}".replace(",", "\u00a0"))
 
 # %% [markdown]
 # How do time and label get in? Each becomes a vector of 128 numbers, and the sum of both tells every residual block by how much to stretch and to shift each of its channels. Attention is a weighted mean over all places, with weights from products.
@@ -344,7 +344,6 @@ record("minutes", f"{origin['minutes']:.0f}")
 record("threads", str(origin["threads"]))
 made = origin["settings"]
 record("images", f"{made['steps'] * made['batch'] / 1e6:.1f}")
-record("published_steps", f"{made['steps']:,}".replace(",", " "))
 
 # %%
 label = torch.arange(10, device=device).repeat_interleave(16)
@@ -384,7 +383,7 @@ for c in range(10):
 excess, blind = sum(excess).item() / 10, sum(blind).item() / 10
 print(f"excess below a tenth: {excess < 0.1}; without labels a quarter: {blind > 0.25}")
 assert excess < 0.1 and blind > 0.25, (excess, blind)
-record("start_excess", f"{100 * excess:.0f} %")
+record("start_excess", f"{100 * excess:.0f}\u00a0%")
 early = torch.special.ndtr(torch.logit(torch.tensor(0.05, dtype=torch.float64)))
 record("early_times", f"{round(1 / early.item(), -2):.0f}")  # one of so many
 
@@ -510,18 +509,18 @@ for name, row in rows.items():
     worst, spread = min(row["class_accuracy"]), min(row["class_spread"])
     right, frechet = row["accuracy"], row["frechet"]
     print(f"{name:15s}  {right:8.4f}  {worst:11.3f}  {frechet:7.2f}  {spread:12.2f}")
-    record(f"accuracy_{name}", f"{100 * right:.1f} %")
-    record(f"worst_{name}", f"{100 * worst:.1f} %")
+    record(f"accuracy_{name}", f"{100 * right:.1f}\u00a0%")
+    record(f"worst_{name}", f"{100 * worst:.1f}\u00a0%")
     record(f"frechet_{name}", f"{frechet:.2f}")
     record(f"spread_{name}", f"{spread:.2f}")
-record("classifier_accuracy", f"{100 * classifier['test'][0]:.1f} %")
+record("classifier_accuracy", f"{100 * classifier['test'][0]:.1f}\u00a0%")
 
 # %%
 row = floors["training digits"]["10000"]
 accuracy, frechet = row["accuracy"]["mean"], row["frechet"]["mean"]
 print(f"training digits  {accuracy:8.4f}  {row['worst_class']:11.3f}", end="")
 print(f"  {frechet:7.2f}  {row['least_spread']:12.2f}")
-record("accuracy_train", f"{100 * accuracy:.1f} %")
+record("accuracy_train", f"{100 * accuracy:.1f}\u00a0%")
 record("frechet_train", f"{frechet:.2f}")
 record("spread_train", f"{row['least_spread']:.2f}")
 for name, value in floors["5000 digits"].items():
@@ -666,7 +665,7 @@ for scale, row in rows.items():
     distance = f"{row['frechet']:.2f} ± {row['frechet_sd']:.2f}"
     spread = f"{row['least_spread']:.2f}"
     print(f"{scale:>8s}  {row['accuracy']:8.3f}  {distance:>16s}  {spread:>23s}")
-    record(f"guided_accuracy_{scale}", f"{100 * row['accuracy']:.1f} %")
+    record(f"guided_accuracy_{scale}", f"{100 * row['accuracy']:.1f}\u00a0%")
     record(f"guided_frechet_{scale}", distance)
     record(f"guided_spread_{scale}", spread)
 
@@ -679,7 +678,7 @@ for name in ("training digits", "test digits"):
     record(f"{key}_1000", distance)
     record(f"{key}_1000_mean", f"{row['frechet']['mean']:.2f}")
     record(f"{key}_1000_spread", spread)
-    record(f"{key}_1000_accuracy", f"{100 * accuracy:.1f} %")
+    record(f"{key}_1000_accuracy", f"{100 * accuracy:.1f}\u00a0%")
 
 # %% [markdown]
 # ## Solvers at equal evaluations
@@ -696,7 +695,9 @@ for name, rows in samplers["methods"].items():
         spread = f"{rows[n]['least_spread']:.2f}"
         record(f"spread_{name.split('-')[0]}_{n}", spread)
         record(f"solver_{name.split('-')[0]}_{n}", cell)
-        record(f"right_{name.split('-')[0]}_{n}", f"{100 * rows[n]['accuracy']:.1f} %")
+        record(
+            f"right_{name.split('-')[0]}_{n}", f"{100 * rows[n]['accuracy']:.1f}\u00a0%"
+        )
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["Fréchet distance", "share with the wrong class"])
@@ -716,7 +717,7 @@ for ax, ticks in zip(axes, ([2, 3, 5, 10, 20], [0.005, 0.01, 0.02, 0.03]), stric
     ax.set(xscale="log", yscale="log", xlabel="evaluations")
     ax.minorticks_off()
     ax.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
-    ax.set_yticks(ticks, [f"{y:g}" if y > 1 else f"{100 * y:g} %" for y in ticks])
+    ax.set_yticks(ticks, [f"{y:g}" if y > 1 else f"{100 * y:g}\u00a0%" for y in ticks])
 figure.set_figheight(3)
 names = axes[0].get_legend_handles_labels()
 figure.legend(*names, loc="outside lower center", ncols=4, fontsize=8)
@@ -745,7 +746,7 @@ for name, row in times["samplers"].items():
     key = name.replace("-Solver++", "").replace(" ", "_")
     record(f"time_{key}", cost)
     record(f"time_frechet_{key}", f"{row['frechet']:.1f}")
-    record(f"time_right_{key}", f"{100 * row['accuracy']:.1f} %")
+    record(f"time_right_{key}", f"{100 * row['accuracy']:.1f}\u00a0%")
 record("time_cpu", made["cpu"])
 
 # %% [markdown]
@@ -774,10 +775,8 @@ for name, row in reflow["flows"].items():
     record(f"straight_{name}", f"{row['straightness']:.4f}")
     for n, one in row["euler"].items():
         record(f"euler_{name}_{n}", f"{one['frechet']:.1f}")
-        record(f"euler_accuracy_{name}_{n}", f"{100 * one['accuracy']:.1f} %")
-rows = [reflow["flows"][name]["straightness"] for name in ("mnist", "mnist-reflow")]
-record("straighter", f"{rows[0] / rows[1]:.0f}")
-record("pairs", f"{reflow['pairs']:,}".replace(",", " "))
+        record(f"euler_accuracy_{name}_{n}", f"{100 * one['accuracy']:.1f}\u00a0%")
+record("pairs", f"{reflow['pairs']:,}".replace(",", "\u00a0"))
 record("pair_evaluations", reflow["pair_evaluations"])
 for name, steps in reflow["steps"].items():
     record(f"{name}_images", f"{steps * reflow['batch'] / 1e6:.1f}")
@@ -834,10 +833,10 @@ for name, rows in training["runs"].items():
     key = name.translate(str.maketrans({" ": "_", ",": None, ".": None}))
     for n, cell in zip(counts, cells, strict=True):
         record(f"{key}_{n}", cell)
-    record(f"{key}_start", f"{100 * rows['start_error']:.0f} %")
-    record(f"{key}_accuracy", f"{100 * rows['50']['accuracy']:.1f} %")
-    record(f"{key}_wrong", f"{100 * (1 - rows['50']['accuracy']):.0f} %")
-    record(f"{key}_wrong_1", f"{100 * (1 - rows['1']['accuracy']):.0f} %")
+    record(f"{key}_start", f"{100 * rows['start_error']:.0f}\u00a0%")
+    record(f"{key}_accuracy", f"{100 * rows['50']['accuracy']:.1f}\u00a0%")
+    record(f"{key}_wrong", f"{100 * (1 - rows['50']['accuracy']):.0f}\u00a0%")
+    record(f"{key}_wrong_1", f"{100 * (1 - rows['1']['accuracy']):.0f}\u00a0%")
 
 # %% [markdown]
 # And against torchcfm's own example for MNIST: both trained for the same time by the clock on the same machine, both sampled with the same steps from the same noise.
@@ -852,7 +851,7 @@ for name in ("torchcfm", "ours"):
     print(f"  {row['frechet']:7.1f}  {right:8.3f}")
     record(f"versus_{name}_images_per_second", f"{rate:.0f}")
     record(f"versus_{name}_frechet", f"{row['frechet']:.0f}")
-    record(f"versus_{name}_accuracy", f"{100 * right:.0f} %")
+    record(f"versus_{name}_accuracy", f"{100 * right:.0f}\u00a0%")
     record(f"versus_{name}_parameters", f"{row['parameters'] / 1e6:.2f} million")
     record(f"versus_{name}_images", f"{seen / 1000:.0f} thousand")
 record("versus_torchcfm_updates", versus["torchcfm"]["images"] // 128)
@@ -936,8 +935,8 @@ pairs = torch.stack(pairs, dim=1)
 show_pixels(
     tile(pairs.flatten(0, 2), 10)[None],
     "nearest",
-    "Four rows of ten digits. Under each generated digit stands a training digit, nearly "
-    "always of its class: alike in slant and width, but drawn with other strokes.",
+    "Four rows of ten digits. Under each generated digit stands a training digit, "
+    "nearly always of its class: alike in slant and width, with other strokes.",
 )
 
 # %% [markdown]
@@ -954,7 +953,8 @@ assert wrong, "the classifier takes every digit for what it was made for"
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 titles = [f"{asked[i]}, read as {taken[i]}" for i in wrong]
-figure, axes = plotting.panels(titles, rows=2)
+figure, axes = plotting.panels(titles, rows=2, width=4.5)
+figure.set_figheight(2.4)
 for ax, i in zip(axes, wrong, strict=False):
     ax.imshow(few[i].cpu(), cmap="gray", vmin=0, vmax=255)
 for ax in axes:
@@ -963,7 +963,7 @@ plotting.show(
     figure,
     "wrong",
     "Ten generated digits, each with the class it was made for and the one it is read "
-    "as.",
+    "as. Some are legible, some are broken, some stand between two classes.",
 )
 
 # %% [markdown]
@@ -980,7 +980,7 @@ for name, row in early["networks"].items():
     digits[name] = torch.frombuffer(raw, dtype=torch.uint8).view(100, 28, 28)
     cells = []
     for key in ("frechet", "pixels", "loss", "accuracy"):
-        form = ".0f" if key == "frechet" else ".2f"
+        form = {"frechet": ".0f", "loss": ".3f"}.get(key, ".2f")
         cell = f"{row[key]['mean']:{form}} ± {row[key]['sd']:{form}}"
         record(f"early_{name.split()[0]}_{key}", cell)
         cells.append(cell)
