@@ -1,27 +1,19 @@
 """Formulas typeset when the site is built, by KaTeX, so that pages need no script for them.
 
-    python book/_tools/formulas.py    put KaTeX into vendor/katex, from npm
-
-Without npm or Node.js pages load MathJax from a CDN instead.
+Without KaTeX or Node.js pages load MathJax from a CDN instead.
 """
 
 import atexit
 import json
 import shutil
 import subprocess
-import tarfile
-import tempfile
 from functools import cache
-from pathlib import Path
 
 from docutils import nodes
+from npm import KATEX
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
-VERSION = "0.19.1"
-KATEX = Path(__file__).resolve().parents[2] / "vendor" / "katex"
-# What a page loads, and katex.min.js, which only the build runs.
-PARTS = ("katex.min.css", "katex.min.js", "contrib/copy-tex.min.js", "fonts")
 TYPESET = """
 const katex = require(process.argv[1]), macros = JSON.parse(process.argv[2]);
 require("readline").createInterface({input: process.stdin}).on("line", (line) => {
@@ -33,29 +25,6 @@ require("readline").createInterface({input: process.stdin}).on("line", (line) =>
 });
 """
 LOG = logging.getLogger(__name__)
-
-
-def fetch():
-    """Put KaTeX into vendor/katex."""
-    npm = shutil.which("npm")
-    if npm is None:
-        print("No npm here: the site will load MathJax from a CDN. Install Node.js to change that.")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        pack = [npm, "pack", "--silent", f"katex@{VERSION}"]
-        if subprocess.run(pack, cwd=folder, stdout=subprocess.DEVNULL).returncode != 0:
-            print("npm could not fetch KaTeX: the site will load MathJax from a CDN.")
-            return
-        with tarfile.open(Path(folder, f"katex-{VERSION}.tgz")) as archive:
-            archive.extractall(folder)
-        for part in PARTS:
-            found, target = Path(folder, "package", "dist", part), KATEX / part
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if found.is_dir():
-                only = shutil.ignore_patterns("*.ttf", "*.woff")
-                shutil.copytree(found, target, ignore=only, dirs_exist_ok=True)
-            else:
-                shutil.copy(found, target)
 
 
 @cache
@@ -113,13 +82,9 @@ def choose(app, config):
         config.html_js_files.append(("katex/contrib/copy-tex.min.js", {"defer": "defer"}))
     else:
         LOG.info("no KaTeX or no Node.js here: pages will load MathJax from a CDN")
-        config.html_static_path = [p for p in config.html_static_path if p != "vendor"]
+        config.html_static_path = [p for p in config.html_static_path if p != "vendor/site"]
 
 
 def setup(app):
     app.add_html_math_renderer("katex", (visit_inline, None), (visit_display, None))
     app.connect("config-inited", choose)
-
-
-if __name__ == "__main__":
-    fetch()
