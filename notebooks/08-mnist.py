@@ -159,19 +159,26 @@ for name, part in unet.named_children():
 # **Check 8.19** (time, label and attention by hand). The network's own weights, but the operations written out. Vector, block and attention must agree with the package's to the rounding of float32.
 
 
+# %%
+frequencies = torch.logspace(0, 2, 32, device=device)
+
+
 # %% tags=["quote-time-and-label"]
 def embedding(t, label):
-    """A vector for each time and label: (B,) and (B,) to (B, 128)."""
-    angle = t[:, None] * torch.logspace(0, 2, 32, device=device)
+    """Shapes (B,) and (B,) → (B, 128)."""
+    angle = t[:, None] * frequencies  # 1 to 100
     waves = torch.cat([angle.sin(), angle.cos()], dim=1)
-    return F.silu(unet.embed.time(waves) + unet.embed.label(label))
+    of_time = unet.embed.time(waves)  # two layers
+    return F.silu(of_time + unet.embed.label(label))
 
 
 def block(part, h, e):
-    """A residual block: time and label scale and shift every channel."""
-    a, b = part.modulate(e)[:, :, None, None].chunk(2, dim=1)
-    inner = (1 + a) * part.norm(part.first(h)) + b
-    return part.skip(h) + part.second(F.silu(inner))
+    """Scale and shift come from e."""
+    ab = part.modulate(e)[:, :, None, None]
+    a, b = ab.chunk(2, dim=1)  # (B, C, 1, 1)
+    f = part.norm(part.first(h))
+    g = part.second(F.silu((1 + a) * f + b))
+    return part.skip(h) + g
 
 
 # %%
@@ -235,19 +242,22 @@ assert near
 #
 # **Check 8.20** (a step by hand). Label dropping and loss in plain PyTorch, on the noise, digits and times of one batch. The loss must be the package's to rounding. And of the labels of ten batches of 1000 the package must drop a tenth, within five standard errors, and change no other.
 
-# %% tags=["quote-label-dropout"]
+# %%
 batch = digit_batch(train_digits, step=7, size=64, seed=1, label_dropout=0.0)
-x0, x1, t = batch.x0, batch.x1, batch.t[:, None, None, None]
-dropped = torch.rand(64, generator=by_hand, device=device) < 0.1
-label = torch.where(dropped, 10, batch.label)  # 10 means "no label"
-with torch.no_grad():
-    v = unet((1 - t) * x0 + t * x1, batch.t, label)
-loss = (v - (x1 - x0)).square().mean()
+x0, x1, t, label = batch
+chance = torch.rand(64, generator=by_hand, device=device)
+
+# %% tags=["quote-label-dropout"]
+label = torch.where(chance < 0.1, 10, label)  # 10: no label
+s = t[:, None, None, None]  # (B, 1, 1, 1)
+x_t = (1 - s) * x0 + s * x1
+error = unet(x_t, t, label) - (x1 - x0)
+loss = error.square().mean()
 
 # %%
 with torch.no_grad():
     theirs = digit_loss(unet, lambda step: batch._replace(label=label))()
-same = torch.allclose(loss, theirs, rtol=1e-4)
+same = torch.allclose(loss.detach(), theirs, rtol=1e-4)
 labels = {p: [] for p in (0.0, 0.1)}
 for p, found in labels.items():
     for n in range(10):
@@ -590,9 +600,9 @@ assert held and fall
 
 # %% tags=["quote-guidance"]
 def guided_velocity(x, t, label, scale):
-    """Go from the field of all digits towards that of the label, and beyond."""
     free = network(x, t)  # no label
-    return free + scale * (network(x, t, label) - free)
+    own = network(x, t, label)
+    return free + scale * (own - free)
 
 
 # %%
