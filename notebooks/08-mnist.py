@@ -750,7 +750,7 @@ made = times["provenance"]
 print(f"{made['cpu']}, {made['threads']} thread, batches of {times['batch']}")
 print("sampler          evaluations  ms per image  Fréchet  accuracy")
 for name, row in times["samplers"].items():
-    cost, count = f"{row['milliseconds']:.3g}", row["evaluations"]
+    cost, count = f"{row['milliseconds']:.1f}", row["evaluations"]
     print(f"{name:15s}  {count:11d}  {cost:>12s}", end="")
     print(f"  {row['frechet']:7.2f}  {row['accuracy']:8.3f}")
     key = name.replace("-Solver++", "").replace(" ", "_")
@@ -966,7 +966,7 @@ titles = [f"{asked[i]}, read as {taken[i]}" for i in wrong]
 figure, axes = plotting.panels(titles, rows=2, width=4.5)
 figure.set_figheight(2.4)
 for ax, i in zip(axes, wrong, strict=False):
-    ax.imshow(few[i].cpu(), cmap="gray", vmin=0, vmax=255)
+    ax.imshow(few[i].cpu(), cmap="gray_r", vmin=0, vmax=255)
 for ax in axes:
     ax.set_axis_off()
 plotting.show(
@@ -977,7 +977,7 @@ plotting.show(
 )
 
 # %% [markdown]
-# *Figure 8.11.* Ten wrong digits: made for one class, read as another.
+# *Figure 8.11.* Ten wrong digits, black on white: made for one class, read as another.
 #
 # **Early networks.** Far from the data the classifier's features mean little. A script trained two small networks for 300 steps. One is right. The other had its times multiplied into the images as in Check 8.4, so that they fell on the columns: it never saw a right state.
 
