@@ -977,7 +977,7 @@ plotting.show(
 )
 
 # %% [markdown]
-# *Figure 8.11.* Ten wrong digits, black on white: made for one class, read as another.
+# *Figure 8.11.* Ten wrong digits: made for one class, read as another.
 #
 # **Early networks.** Far from the data the classifier's features mean little. A script trained two small networks for 300 steps. One is right. The other had its times multiplied into the images as in Check 8.4, so that they fell on the columns: it never saw a right state.
 
