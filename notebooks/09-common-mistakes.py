@@ -1017,9 +1017,59 @@ print("largest difference of the weights of data from VP:", f"{gap:.4f}")
 assert gap < 0.002
 
 # %% [markdown]
+# **Check 9.50** (EDM). Karras et al. (2022) add noise of a level $\ell$ to data and scale nothing. So $D(z;\ell)$, their denoiser, is this book's $\hat x_1$ at $x=\alpha_tz$ and $\ell=\sigma_t/\alpha_t$, on every schedule. Inside it is a network $F$ between two scalings. `exact_f` is what a perfect $F$ returns for the blob, and it is minus a "v-prediction".
+
+# %%
+SIGMA_DATA = 0.5
+
+
+def scalings(level):
+    """c_skip, c_out and c_in."""
+    total = level**2 + SIGMA_DATA**2
+    root = total.sqrt()
+    return SIGMA_DATA**2 / total, level * SIGMA_DATA / root, 1 / root
+
+
+def exact_f(scaled, quarter_log):
+    level = torch.exp(4 * quarter_log)[:, None]
+    skip, out, inside = scalings(level)
+    z = scaled / inside
+    mean = blob.mean + 0.25 / (0.25 + level**2) * (z - blob.mean)
+    return (mean - skip * z) / out
+
+
+# %%
+def edm_model(z, level):
+    """D(z; level), as EDMPrecond computes it from its network."""
+    skip, out, inside = (c[:, None] for c in scalings(level))
+    return skip * z + out * exact_f(inside * z, level.log() / 4)
+
+
+def denoiser(x, t):
+    a, level = LINEAR.alpha(t), LINEAR.sigma(t) / LINEAR.alpha(t)
+    return edm_model(x / expand_time(a, x), level)
+
+
+t = 0.02 + 0.96 * uniform_times(2000, generator)
+field = as_velocity(denoiser, path, "data")
+print("EDM: error below 1e-4:", largest_error(field, exact) < 1e-4)
+assert largest_error(field, exact) < 1e-4
+
+# %%
+x = path.sample(noise[:2000], x1, t).x_t
+data, other = predictions(exact, x, t)
+level = LINEAR.sigma(t) / LINEAR.alpha(t)
+skip, out, inside = (c[:, None] for c in scalings(level))
+a, b = inside * SIGMA_DATA, inside * level[:, None]
+returned = exact_f(inside * x / expand_time(t, x), level.log() / 4)
+gap = (returned + a * other - b * data / SIGMA_DATA).abs().max()
+print("F is minus a v-prediction:", bool(gap < 1e-3))
+assert gap < 1e-3  # float32, divided by c_out ≥ 0.02
+
+# %% [markdown]
 # ## Right, but too noisy
 #
-# **Check 9.50** (which half is to blame). The page orders the tests for samples that are in the right place with too much noise on them. They need a field that is known to be right, and data that are narrow, so that noise shows: here a standard deviation of 0.05. A grid that stops at $t=0.95$ leaves 0.05 of the noise, and the two add up as squares.
+# **Check 9.51** (which half is to blame). The page orders the tests for samples that are in the right place with too much noise on them. They need a field that is known to be right, and data that are narrow, so that noise shows: here a standard deviation of 0.05. A grid that stops at $t=0.95$ leaves 0.05 of the noise, and the two add up as squares.
 
 # %%
 narrow = ExactField(path, distributions.Gaussian(torch.tensor([4.0, 0.0]), 0.05**2))
