@@ -89,7 +89,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     Averages over all pairs of one sample include the pair of a point with itself, so that the
     square is never negative. The samples have the same shape.
 
-    Source: Székely and Rizzo 2013, Sec. 2. Chapter 3.
+    Source: Székely and Rizzo 2013, Sec. 2. Chapters 7 and 8.
     """
     check_same_shape(x, y, "x, y")
     _check_samples(x, y, "x, y")

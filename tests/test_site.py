@@ -35,7 +35,7 @@ Promise.all([document.fonts.ready, ...images]).then(
 # What one page shows, whatever the width.
 LOOK = """
 const shown = [...document.querySelectorAll("main img")];
-const prose = document.querySelector("main article").cloneNode(true);
+const prose = (document.querySelector("main article") ?? document.body).cloneNode(true);
 prose.querySelectorAll("pre, code, .math, script, style").forEach(e => e.remove());
 return {
   unread_markup: prose.textContent.match(/.{0,30}(\\$|:::|\\{[\\w:]+\\}`).{0,30}/g) ?? [],
@@ -48,7 +48,7 @@ return {
   small_only: shown.filter(
     i => i.closest("figure") && !i.closest("a[href$='.png'], a[href$='.gif']")).map(i => i.src),
   uncaptioned: [...document.querySelectorAll("main figure")].filter(
-    f => !/^(Figure|Film) \\d+\\.\\d+\\. /.test(f.querySelector("figcaption")?.textContent.trim())
+    f => !/^((Figure|Film) \\d+\\.\\d+|Try it)\\. /.test(f.querySelector("figcaption")?.textContent.trim())
   ).map(f => f.textContent.slice(0, 60)),
   launch: [...document.querySelectorAll('a[href*="colab"], a[href*="mybinder"]')].filter(
     a => !a.closest(".bd-article")).map(a => a.href),
@@ -59,7 +59,7 @@ return {
 """
 # What depends on the width.
 FIT = """
-const article = document.querySelector(".bd-article");
+const article = document.querySelector(".bd-article") ?? document.body;
 const name = (e) => (e.querySelector("annotation") ?? e).textContent.trim().slice(0, 70);
 const boxes = [...article.querySelectorAll(
   ".formula, pre, .pst-scrollable-table-container, dl.py > dt")];
