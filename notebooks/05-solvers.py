@@ -324,6 +324,7 @@ for i, (ax, key) in enumerate(zip(axes, [*shown, (VP, "equal")], strict=True)):
         ax.plot(*costs, color="#a21caf", marker="x", ls=":", label="adaptive")
     ax.set(xscale="log", yscale="log", ylim=(1e-6, 5))
     ax.set_xlabel("evaluations" if i else "steps")
+    ax.set_ylabel("" if i % 2 else "error")
 axes[1].legend(fontsize=7)
 plotting.show(
     figure,
@@ -1062,10 +1063,11 @@ for row, ((text, end), color) in enumerate(zip(arrived.items(), colors, strict=T
     style = {"arrowstyle": "-|>", "color": color, "lw": 2, "mutation_scale": 14}
     ax.annotate("", (end, -row), (start, -row), arrowprops=style)
     ax.plot(start, -row, "o", color=plotting.NOISE)
-    ax.text(-11, 0.25 - row, text, color=color, fontsize=10)
+    ax.text(-12, 0.25 - row, text, color=color, fontsize=10)
 for x, text in ((0, "noise"), (10, "data")):
-    ax.axvline(x, color=plotting.NOISE, lw=0.7, ls=":")
-    ax.text(x, 0.7, text, ha="center", fontsize=10)
+    ax.plot([x, x], [-2.5, 0.55], color=plotting.NOISE, lw=0.7, ls=":", zorder=0)
+    ax.text(x, 0.65, text, ha="center", fontsize=10)
+ax.spines["left"].set_visible(False)
 ax.set(xlim=(-12, 12), ylim=(-2.5, 1), yticks=[], xticks=(-10, 0, 10))
 plotting.show(
     figure,
