@@ -20,7 +20,7 @@ help:
 	@echo "make repository            copy the repository's address to the files that name it"
 	@echo "make clean                 delete _build; .venv and vendor stay"
 
-book: .venv/book-ready vendor/mathjax/tex-chtml.js
+book: .venv/book-ready vendor/npm-ready
 	@echo "== Building the site (a warning is an error)"
 	@$(BIN)/jupyter-book build . -W -n --all --keep-going -q
 	@echo "== The site is ready: $(CURDIR)/_build/html/index.html"
@@ -64,6 +64,6 @@ clean:
 	@$(PIP) --editable . --group test
 	@touch $@
 
-vendor/mathjax/tex-chtml.js:
-	@echo "== Fetching MathJax"
-	@$(BIN)/python $(TOOLS)/mathjax.py
+vendor/npm-ready: book/_tools/npm.py
+	@echo "== Fetching KaTeX and axe-core"
+	@$(BIN)/python $(TOOLS)/npm.py

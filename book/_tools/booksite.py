@@ -1,17 +1,13 @@
 """What _config.yml cannot say: a small Sphinx extension for this book."""
 
 import re
-from pathlib import Path
 
+import formulas
 import labs
 import links
-import mathjax
 import modules
 import repository
-from sphinx.util import logging
-
-LOG = logging.getLogger(__name__)
-MATHJAX_CDN = f"https://cdn.jsdelivr.net/npm/mathjax@{mathjax.VERSION}/es5/tex-chtml.js"
+import theme
 
 
 def follow_repository(app, config):
@@ -21,18 +17,12 @@ def follow_repository(app, config):
     config.html_baseurl = config.ogp_site_url = repository.site(slug)
 
 
-def serve_mathjax(app, config):
-    """Take MathJax from vendor/, where `make book` puts it, or else from a CDN."""
-    if not Path(app.confdir, "vendor", "mathjax").is_dir():
-        LOG.info("vendor/mathjax is missing: the site will load MathJax from a CDN")
-        config.html_static_path = [p for p in config.html_static_path if p != "vendor"]
-        config.mathjax_path = MATHJAX_CDN
-
-
 def keep_own_members(app):
-    """Show on the API page what a module defines, not what it imports."""
+    """Show on the API page what a module defines and says, not what it imports."""
     for module in app.env.autoapi_objects.values():
         module.children = [child for child in module.children if not child.imported]
+        for part in [module, *module.children]:
+            part.children = [child for child in part.children if child.docstring.strip()]
 
 
 def read_as_plain_text(app, what, name, obj, options, lines):
@@ -68,20 +58,15 @@ def edit_the_script(app, pagename, templatename, context, doctree):
                 button["url"] = button["url"].replace(".ipynb", ".py")
 
 
-def allow_underscores(app, exception):
-    """Tell GitHub Pages to serve the site as it is, _static/ included."""
-    Path(app.outdir, ".nojekyll").touch()
-
-
 def setup(app):
+    formulas.setup(app)
     labs.setup(app)
     links.setup(app)
+    theme.setup(app)
     app.connect("config-inited", follow_repository)
-    app.connect("config-inited", serve_mathjax)
     app.connect("source-read", modules.show_modules)
     app.connect("builder-inited", keep_own_members, priority=600)  # after autoapi has read them
     app.connect("autodoc-process-docstring", read_as_plain_text, priority=400)  # before napoleon
     app.connect("missing-reference", link_type_names)
     app.connect("html-page-context", edit_the_script, priority=900)  # after the theme's buttons
-    app.connect("build-finished", allow_underscores)
     return {"parallel_read_safe": True}

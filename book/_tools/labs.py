@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import re
 import struct
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 from docutils import nodes
 from docutils.parsers.rst import directives
+from PIL import Image
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 from sphinx.writers.html5 import HTML5Translator
@@ -34,6 +36,22 @@ class Picture:
     def file(self):
         kind = "gif" if self.data[:3] == b"GIF" else "png"
         return f"{hashlib.sha256(self.data).hexdigest()}.{kind}"
+
+    @property
+    def drawn(self):
+        """Whether it is a drawing on white; those of `plotting` have a palette, digits have not."""
+        return self.file.endswith("png") and self.data[25] == 3
+
+    @property
+    def still(self):
+        """The last picture of a film, as a PNG; None if it is no film."""
+        if not self.file.endswith("gif"):
+            return None
+        last = io.BytesIO()
+        with Image.open(io.BytesIO(self.data)) as film:
+            film.seek(film.n_frames - 1)
+            film.save(last, "png")
+        return last.getvalue()
 
     @property
     def height(self):
@@ -91,9 +109,14 @@ def write_picture(self, node):
     folder.mkdir(exist_ok=True)
     (folder / picture.file).write_bytes(picture.data)
     address = f"{self.builder.imgpath}/{picture.file}"
+    kind = ' class="drawn"' if picture.drawn else ""
+    if picture.still:
+        (folder / f"{picture.file}.png").write_bytes(picture.still)
+        kind = f' data-still="{address}.png"'
     self.body.append(
         f'<a class="lab-picture" href="{address}"><img src="{address}" alt="{escape(picture.alt)}" '
-        f'width="{picture.width}" height="{picture.height}" loading="lazy" decoding="async"></a>'
+        f'width="{picture.width}" height="{picture.height}" loading="lazy" decoding="async"'
+        f"{kind}></a>"
     )
     raise nodes.SkipNode
 

@@ -25,6 +25,7 @@ READERS = {"importlib._bootstrap_external", "traceback", "warnings", "_py_warnin
 """Modules that open sources for a reason of their own."""
 
 Note = Callable[[str], None]
+"""Takes the name of a function that a sheet calls."""
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:

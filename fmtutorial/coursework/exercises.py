@@ -118,6 +118,7 @@ def _rounded(x: Tensor) -> Tensor:
 
 
 Function = Callable[..., Tensor]
+"""What a student writes, and what stands in an exercise for it."""
 
 
 @dataclass(frozen=True)

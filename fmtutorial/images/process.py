@@ -19,6 +19,7 @@ ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+"""What Python calls, or does, on a signal."""
 
 
 class Stopped(KeyboardInterrupt):

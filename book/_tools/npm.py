@@ -1,0 +1,56 @@
+"""Put what the site and its tests take from npm into vendor/.
+
+    python book/_tools/npm.py
+
+It leaves vendor/npm-ready, so that `make book` does this once. KaTeX goes to vendor/site, which the
+site serves; axe-core, which looks for barriers on its pages, to vendor/axe-core. Without npm pages
+load MathJax from a CDN, and no test runs axe-core.
+"""
+
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+VENDOR = Path(__file__).resolve().parents[2] / "vendor"
+KATEX, AXE = VENDOR / "site" / "katex", VENDOR / "axe-core"
+# Package, version, its folder, what of it and where to.
+WANTED = [
+    ("katex", "0.19.1", "dist", ("katex.min.css", "katex.min.js", "contrib", "fonts"), KATEX),
+    ("axe-core", "4.14.1", "", ("axe.min.js",), AXE),
+]
+
+
+def take(package, version, folder, parts, target):
+    """Copy parts of a package of npm."""
+    with tempfile.TemporaryDirectory() as unpacked:
+        pack = [shutil.which("npm"), "pack", "--silent", f"{package}@{version}"]
+        subprocess.run(pack, cwd=unpacked, stdout=subprocess.DEVNULL, check=True)
+        with tarfile.open(Path(unpacked, f"{package}-{version}.tgz")) as archive:
+            archive.extractall(unpacked)
+        target.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            found = Path(unpacked, "package", folder, part)
+            if found.is_dir():
+                older_formats = shutil.ignore_patterns("*.ttf", "*.woff")
+                shutil.copytree(found, target / part, ignore=older_formats, dirs_exist_ok=True)
+            else:
+                shutil.copy(found, target / part)
+
+
+def main():
+    if shutil.which("npm") is None:
+        print("No npm here: the site will load MathJax from a CDN. Install Node.js to change that.")
+        return
+    for wanted in WANTED:
+        try:
+            take(*wanted)
+        except subprocess.CalledProcessError:
+            print(f"npm could not fetch {wanted[0]}: pages will load MathJax from a CDN")
+            return
+    (VENDOR / "npm-ready").touch()
+
+
+if __name__ == "__main__":
+    main()
