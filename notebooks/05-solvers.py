@@ -1005,7 +1005,7 @@ for s in (LINEAR, VP):
     runs = {n: [(LADDER, ladders[s, g][n]) for g in GRIDS] for n in NAMES}
     runs["adaptive"] = [tuple(zip(*adaptive[s], strict=True))]
     for name, ways in runs.items():
-        cells = [" / ".join(needed(*way, level) for way in ways) for level in LEVELS]
+        cells = [" / ".join(dict.fromkeys(needed(*w, k) for w in ways)) for k in LEVELS]
         print(f"  {LABELS.get(name, name):10s}", *(f"{cell:>13s}" for cell in cells))
         for level, cell in zip(LEVELS, cells, strict=True):
             record(f"needed_{s.name[0]}_{name}_{level}", cell)
