@@ -99,11 +99,12 @@ ring_truth = truth(exact, noise)
 
 # %% tags=["quote-heun"]
 def solve_by_heun(v, x, times):
-    """Follow dx/dt = v(x, t) over a grid of n + 1 times, in n steps."""
-    for t, end in zip(times[:-1], times[1:], strict=True):
-        h = end - t  # below zero where the grid decreases
-        first = v(x, t.expand(len(x)))  # the velocity here
-        second = v(x + h * first, end.expand(len(x)))  # and where Euler's step ends
+    """Follow dx/dt = v(x, t) on n + 1 times."""
+    for t, end in pairwise(times):
+        h = end - t  # negative backwards
+        first = v(x, t.expand(len(x)))
+        # the velocity where Euler's step ends
+        second = v(x + h * first, end.expand(len(x)))
         x = x + h * (first + second) / 2
     return x
 
@@ -500,13 +501,14 @@ plotting.show(
 
 # %% tags=["quote-exponential"]
 def exponential_step(D, x, s, t, alpha, sigma):
-    """Step from time s to t with one prediction D of the data."""
-    shrink = sigma(t) / sigma(s)  # what the linear part does to x
-    return shrink * x + (alpha(t) - shrink * alpha(s)) * D(x, s)
+    """D predicts the data; from time s to t."""
+    shrink = sigma(t) / sigma(s)
+    rest = alpha(t) - shrink * alpha(s)
+    return shrink * x + rest * D(x, s)
 
 
 def solve_exponential(D, x, times, alpha, sigma):
-    for s, t in zip(times[:-1], times[1:], strict=True):
+    for s, t in pairwise(times):
         x = exponential_step(D, x, s, t, alpha, sigma)
     return x
 
@@ -1083,7 +1085,7 @@ plotting.show(
 # ## Summary
 #
 # - The order is the slope of the error. Measure it on a problem without symmetry, and at more than one schedule.
-# - Compare by evaluations. The finer the answer that you need, the more a high order pays.
+# - Compare by evaluations, and give every method the same choice of grids. The finer the answer that you need, the more a high order pays.
 # - An adaptive solver must not average its error over the batch.
 # - DPM-Solver++ gets second order for one evaluation a step, if the grid suits it.
 # - Wrong grids have order one whatever the method. A missing step hides behind Euler's own error and shows with RK4.

@@ -110,11 +110,12 @@ def draw(path, t, n, data=target):
 
 # %% tags=["quote-conversion"]
 def from_noise(noise, x, t):
-    """Return velocity and score, linear schedule, 0 < t < 1."""
+    """Velocity and score, linear schedule."""
     t = t[:, None]
-    data = (x - (1 - t) * noise) / t  # x = t x̂₁ + (1 − t) x̂₀, solved for x̂₁
-    velocity = data - noise  # α̇ x̂₁ + σ̇ x̂₀ with α̇ = 1, σ̇ = −1
-    score = -noise / (1 - t)  # Tweedie: −x̂₀ / σ
+    # x = t x̂₁ + (1 − t) x̂₀, solved for x̂₁
+    data = (x - (1 - t) * noise) / t
+    velocity = data - noise  # α̇ = 1, σ̇ = −1
+    score = -noise / (1 - t)  # −x̂₀ / σ
     return velocity, score
 
 
@@ -292,8 +293,9 @@ assert (
 
 # %% tags=["quote-noisy-step"]
 def noisy_step(v, s, x, h, w, xi):
-    """Euler-Maruyama: velocity v, score s, step h, noise level w, fresh noise xi."""
-    return x + h * (v + w**2 / 2 * s) + w * h**0.5 * xi
+    """Velocity v, score s, fresh noise xi."""
+    drift = v + w**2 / 2 * s
+    return x + h * drift + w * h**0.5 * xi
 
 
 # %%
@@ -699,12 +701,14 @@ diffusion = as_velocity(ema.network, vp, "noise")
 
 
 # %% tags=["quote-ddim"]
-def mix_again(noise, x, now, later, added=0.0, xi=0.0):
-    """Step between two pairs (α, σ) of weights: DDIM, or with fresh noise xi."""
-    (alpha, sigma), (next_alpha, next_sigma) = now, later
-    data = (x - sigma * noise) / alpha  # x = α x̂₁ + σ x̂₀, solved for x̂₁
-    kept = (next_sigma**2 - added**2) ** 0.5  # of the predicted noise
-    return next_alpha * data + kept * noise + added * xi
+def mix_again(noise, x, now, later, added=0, xi=0):
+    """Step between two pairs (α, σ)."""
+    (alpha, sigma), (alpha2, sigma2) = now, later
+    # x = α x̂₁ + σ x̂₀, solved for x̂₁
+    data = (x - sigma * noise) / alpha
+    # so much of the noise is not replaced
+    kept = (sigma2**2 - added**2) ** 0.5
+    return alpha2 * data + kept * noise + added * xi
 
 
 # %%
