@@ -1,9 +1,17 @@
-"""What the tests of the package share: event shapes, schedules, a generator."""
+"""What the tests share: event shapes, schedules, a generator; a browser and the built site."""
 
+import functools
+import http.server
+import os
+import shutil
 import signal
+import threading
 
 import pytest
 import torch
+from browser import BASE, BROWSERS, HTML, Pages
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, Schedule, lipman
 
@@ -35,3 +43,43 @@ def displayed(monkeypatch):
         "IPython.display.display", lambda *data, **options: shown.append((data, options))
     )
     return shown
+
+
+@pytest.fixture(scope="module")
+def address():
+    if not (HTML / "index.html").exists():
+        pytest.fail("there is no _build/html: run `make book` first")
+    handler = functools.partial(Pages, directory=HTML)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}{BASE}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        message = "no Chromium with its driver: apt-get install chromium chromium-driver"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.set_script_timeout(120)
+    yield chrome
+    chrome.quit()

@@ -1,5 +1,5 @@
-// What the pages do beyond the theme: mark what scrolls sideways, open pictures large, stop the
-// film, and print in light colours.
+// What the pages do beyond the theme: mark what scrolls sideways, wake living figures, open
+// pictures large, stop the film, and print in light colours.
 
 const SCROLLERS =
   ".bd-article .formula, .bd-article pre, .bd-article .pst-scrollable-table-container, " +
@@ -80,7 +80,25 @@ function printInLightColours() {
   addEventListener("afterprint", () => (root.theme = before));
 }
 
+function wakeLivingFigures() {
+  const near = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      import(new URL(target.dataset.live, document.baseURI))
+        .then((module) => module.start(target))
+        .catch((error) => {
+          target.classList.add("failed");
+          target.querySelector(".live-stage").textContent =
+            `This figure could not start (${error.message}); its picture stands here instead.`;
+        });
+    }
+  }, { rootMargin: "100px" });
+  document.querySelectorAll("figure.live").forEach((figure) => near.observe(figure));
+}
+
 watchScrollers();
+wakeLivingFigures();
 openPicturesLarge();
 letFilmsPause();
 printInLightColours();

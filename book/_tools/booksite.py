@@ -5,9 +5,11 @@ import re
 import formulas
 import labs
 import links
+import live
 import modules
 import repository
 import theme
+from docutils import nodes
 
 
 def follow_repository(app, config):
@@ -50,6 +52,14 @@ def link_type_names(app, env, node, contnode):
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
 
 
+def keep_errors_beside_values(app, doctree, docname):
+    """Let no line break tear "9.10 ± 0.13"."""
+    for text in list(doctree.findall(nodes.Text)):
+        if "±" in text and not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
+            together = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", text)
+            text.parent.replace(text, nodes.Text(together))
+
+
 def edit_the_script(app, pagename, templatename, context, doctree):
     """Let a lab's edit button open the .py file: that is the one to edit."""
     for group in context.get("header_buttons", []):
@@ -62,11 +72,13 @@ def setup(app):
     formulas.setup(app)
     labs.setup(app)
     links.setup(app)
+    live.setup(app)
     theme.setup(app)
     app.connect("config-inited", follow_repository)
     app.connect("source-read", modules.show_modules)
     app.connect("builder-inited", keep_own_members, priority=600)  # after autoapi has read them
     app.connect("autodoc-process-docstring", read_as_plain_text, priority=400)  # before napoleon
     app.connect("missing-reference", link_type_names)
+    app.connect("doctree-resolved", keep_errors_beside_values)
     app.connect("html-page-context", edit_the_script, priority=900)  # after the theme's buttons
     return {"parallel_read_safe": True}

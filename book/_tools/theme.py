@@ -27,6 +27,8 @@ MENDS = [
     (' data-mode="light" title="Light"', ' data-mode="light"'),
     (' data-mode="dark"  title="Dark"', ' data-mode="dark"'),
     (' data-mode="auto"  title="System Settings"', ' data-mode="auto"'),
+    ('class="toggler"', 'class="toggler" width="11" height="11"'),
+    ("<h1></h1>", ""),  # of pages without a title, for print
     # the logo, the search field and the contents are one landmark
     ('<div class="sidebar-primary-items__start sidebar-primary__section">',
      '<div class="sidebar-primary-items__start sidebar-primary__section" role="navigation" '

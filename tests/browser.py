@@ -1,0 +1,39 @@
+"""A real browser on the built site, served from this machine under the path that it will have."""
+
+import http.server
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import repository
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BASE = urlsplit(repository.site(repository.slug())).path
+
+
+class Pages(http.server.SimpleHTTPRequestHandler):
+    """What GitHub Pages does: the site under its path, and 404.html for any wrong address."""
+
+    def translate_path(self, path):
+        return super().translate_path("/" + path.removeprefix(BASE))
+
+    def send_error(self, code, message=None, explain=None):
+        page = (HTML / "404.html").read_bytes()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *args):
+        pass
+
+
+def show(browser, width, colours=None):
+    """Set the width of the screen and the colours that the reader prefers."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    if colours:
+        features = [{"name": "prefers-color-scheme", "value": colours}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
