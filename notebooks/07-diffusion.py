@@ -1135,7 +1135,7 @@ print("t0: exact noise; wrong by 0.02; the same, even in log(α/σ)")
 # %%
 for first in (0.0005, 0.005, 0.05, 0.2):
     equal = torch.linspace(first, 1, 51)
-    even = log_snr_grid(LINEAR, first, 0.995, 49).float()
+    even = log_snr_grid(LINEAR, first, 0.995, 49).float().to(device)
     even = torch.cat([even, torch.ones(1)])
     late[first] = missed(mistaken(0.0), equal), missed(mistaken(0.02), equal)
     late[first] += (missed(mistaken(0.02), even),)
@@ -1218,16 +1218,18 @@ assert abs(share["DDIM", 1.0] - share["SDE", 1.0]) < 0.05
 # %% tags=["hide-input"]
 figure, (ax,) = plotting.panels(["one start, one field: where the runs end"])
 figure.set_figheight(3.8)
+jitter = torch.Generator("cpu").manual_seed(0)
 ode = landed["SDE", 0.0][0]
 ode = torch.atan2(ode[1], ode[0]).cpu()
 for (kind, c), x in landed.items():
     x, off = x[:150].cpu(), -0.05 if kind == "DDIM" else 0.05
     turn = (torch.atan2(x[:, 1], x[:, 0]) - ode) / math.pi * 180
     turn = (turn + 180) % 360 - 180
-    across = c + off + 0.04 * (torch.rand(150, generator=torch.Generator()) - 0.5)
+    across = c + off + 0.04 * (torch.rand(150, generator=jitter, device="cpu") - 0.5)
     color = plotting.DATA if kind == "DDIM" else plotting.MODEL
     label = {"DDIM0.0": "DDIM, to DDPM", "SDE0.0": "ODE, to SDE"}.get(f"{kind}{c}")
-    ax.scatter(across, turn, s=6, c=color, alpha=0.6, linewidths=0, label=label)
+    style = {"s": 6, "c": color, "alpha": 0.6, "linewidths": 0, "label": label}
+    ax.scatter(across.cpu(), turn.cpu(), **style)
 names = {0: "0\nODE,\nDDIM", 0.25: "¼", 0.5: "½", 1: "1\nDDPM,\nSDE", 2: "2\nSDE"}
 ax.set_xticks(list(names), list(names.values()))
 ax.set(xlim=(-0.2, 2.2), ylim=(-180, 180), yticks=(-180, -90, 0, 90, 180))
