@@ -55,6 +55,8 @@ from fmtutorial.metrics import (
 )
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, QUANTITIES, VP, AffinePath
+
+# %%
 from fmtutorial.solvers import (
     euler,
     half_log_snr,
@@ -103,8 +105,33 @@ def draw(path, t, n, data=target):
 # %% [markdown]
 # ## One thing, four names
 #
-# Velocity, score, noise prediction and data prediction are linear functions of each other at a given $x$ and $t$.
-#
+# Velocity, score, noise prediction and data prediction are linear functions of each other at a given $x$ and $t$. On the linear schedule, from a noise prediction to velocity and score:
+
+
+# %% tags=["quote-conversion"]
+def from_noise(noise, x, t):
+    """Velocity and score, linear schedule."""
+    t = t[:, None]
+    # x = t x̂₁ + (1 − t) x̂₀, solved for x̂₁
+    data = (x - (1 - t) * noise) / t
+    velocity = data - noise  # α̇ = 1, σ̇ = −1
+    score = -noise / (1 - t)  # −x̂₀ / σ
+    return velocity, score
+
+
+# %%
+own = torch.Generator(device).manual_seed(1)
+x, field = 5 * torch.randn(1000, 2, generator=own).double(), ExactField(linear, ring)
+t = torch.linspace(0.02, 0.98, 1000).double()
+guess = linear.convert(field(x, t), x, t, "velocity", "noise")
+velocity, score = from_noise(guess, x, t)
+for found, name in ((velocity, "velocity"), (score, "score")):
+    theirs = linear.convert(guess, x, t, "noise", name)
+    assert ((found - theirs) / (1 + theirs.abs())).abs().max() < 1e-12
+assert ((score - field.score(x, t)) / (1 + score.abs())).abs().max() < 1e-6
+print("velocity and score from the noise: as the package has them")
+
+# %% [markdown]
 # **Check 7.1** (twelve conversions). In double precision, on 1000 points of the ring at each of seven times inside the interval and for three schedules. Each of the twelve conversions must give what the exact field knows on its own, and each must be undone by its inverse, to $10^{-6}$. Converting with another schedule must fail.
 
 
@@ -122,8 +149,12 @@ def truth(path, x, t):
     }
 
 
+# %%
 def scaled_error(value, exact):
     return ((value - exact).abs().max() / exact.abs().max()).item()
+
+
+PAIRS = [(g, w) for g in QUANTITIES for w in QUANTITIES if g != w]
 
 
 # %%
@@ -133,20 +164,19 @@ for path, other in ((linear, cosine), (cosine, vp), (vp, linear)):
         t = torch.full((1000,), time, dtype=torch.float64)
         x = draw(path, t, 1000, ring)
         exact = truth(path, x, t)
-        for given, want in [(g, w) for g in QUANTITIES for w in QUANTITIES if g != w]:
+        for given, want in PAIRS:
             there = path.convert(exact[given], x, t, given, want)
             back = path.convert(there, x, t, want, given)
-            worst = max(
-                worst,
-                scaled_error(there, exact[want]),
-                scaled_error(back, exact[given]),
-            )
-        if time == 0.5:
-            mistaken = other.convert(exact["velocity"], x, t, "velocity", "data")
-            wrong = min(wrong, scaled_error(mistaken, exact["data"]))
-print(
-    f"12 conversions and back, within 1e-6: {worst < 1e-6}; another schedule: {wrong < 1e-6}"
-)
+            errors = scaled_error(there, exact[want]), scaled_error(back, exact[given])
+            worst = max(worst, *errors)
+    t = torch.full((1000,), 0.5, dtype=torch.float64)
+    x = draw(path, t, 1000, ring)
+    mistaken = other.convert(truth(path, x, t)["velocity"], x, t, "velocity", "data")
+    wrong = min(wrong, scaled_error(mistaken, truth(path, x, t)["data"]))
+
+# %%
+print("12 conversions and back, within 1e-6:", worst < 1e-6)
+print("with another schedule:", wrong < 1e-6)
 assert worst < 1e-6 < 0.01 < wrong
 
 # %% [markdown]
@@ -156,7 +186,7 @@ assert worst < 1e-6 < 0.01 < wrong
 x = torch.ones(1, 2)
 for time in (0.0, 1.0):
     refused = []
-    for given, want in [(g, w) for g in QUANTITIES for w in QUANTITIES if g != w]:
+    for given, want in PAIRS:
         try:
             linear.convert(x, x, torch.tensor([time]), given, want)
         except ValueError:
@@ -175,7 +205,7 @@ def slopes(schedule, t):
     a, s = schedule.alpha(t), schedule.sigma(t)
     delta = schedule.alpha_dot(t) * s - a * schedule.sigma_dot(t)
     one = {"velocity": delta / a, "score": 1 / s, "noise": 1 + 0 * t, "data": s / a}
-    return {(g, w): one[w] / one[g] for g in QUANTITIES for w in QUANTITIES if g != w}
+    return {(g, w): one[w] / one[g] for g, w in PAIRS}
 
 
 # %%
@@ -231,15 +261,16 @@ for ax, want in zip(axes, ("velocity", "score"), strict=True):
 plotting.show(
     figure,
     "amplification",
-    "Left: the factor from an error of the noise prediction to one of the velocity falls from "
-    "200 at t = 0 to 1, that from the data prediction rises from 1 to 200 at t = 1. Right: the "
-    "factors to an error of the score all rise towards t = 1, that from data the fastest.",
+    "Left: the factor from an error of the noise prediction to one of the velocity "
+    "falls from 200 at t = 0 to 1, that from the data prediction rises from 1 to 200 "
+    "at t = 1. Right: the factors to an error of the score all rise towards t = 1, "
+    "that from data the fastest.",
 )
 
 # %% [markdown]
 # *Figure 7.1.* By what factor an error of a prediction enters velocity and score, linear schedule. Predicting noise is fragile at the noise end; predicting data at the data end.
 #
-# **Check 7.3** (the probability flow). For VP the velocity must be $\tfrac12\beta\,(x+s)$, the probability-flow equation of Song et al. with time reversed. Without the factor one half it must not be.
+# **Check 7.3** (the probability flow). For VP the velocity must be $\tfrac12\beta\,(x+s)$, the probability-flow equation of Yang Song and others ("Score-based generative modeling through stochastic differential equations", 2021) with time reversed. Without the factor one half it must not be.
 
 # %%
 t = (0.05 + 0.9 * torch.rand(2000, generator=generator)).double()
@@ -257,6 +288,28 @@ assert (
 #
 # For any $\lambda_t\ge0$ the process $dx=[v_t+\lambda_ts_t]\,dt+\sqrt{2\lambda_t}\,dW$ has the densities $p_t$ of the flow. In code the noise level is $w=\sqrt{2\lambda}$, so that $\lambda=w^2/2$.
 #
+# Over a step of length $h$ the drift acts $h$ times, and the noise $\sqrt h$ times.
+
+
+# %% tags=["quote-noisy-step"]
+def noisy_step(v, s, x, h, w, xi):
+    """Velocity v, score s, fresh noise xi."""
+    drift = v + w**2 / 2 * s
+    return x + h * drift + w * h**0.5 * xi
+
+
+# %%
+field, x, t = ExactField(linear, target), target.sample(500, own), torch.tensor(0.3)
+v = field(x, t.expand(500))
+s = linear.convert(v, x, t.expand(500), "velocity", "score")
+xi = torch.randn(x.shape, generator=own.manual_seed(5))
+ours = noisy_step(v, s, x, 0.1, 1.5, xi)
+pair, level = torch.stack([t, t + 0.1]), lambda t: 1.5 + 0 * t
+theirs = solve_sde(field, x, pair, linear, level, own.manual_seed(5)).last  # same xi
+assert (ours - theirs).abs().max() < 1e-5  # single precision
+print("a step by hand is a step of solve_sde")
+
+# %% [markdown]
 # Here are 30 paths of the ring from the same noise, for four noise levels.
 
 # %%
@@ -279,9 +332,9 @@ for i, states in enumerate(journeys.values()):
 plotting.show(
     figure,
     "journeys",
-    "Four columns with more and more noise. Above, paths from the middle to the ring: smooth "
-    "curves without noise, jagged with it. Below, the ends: the same ring of eleven round modes "
-    "in all four columns.",
+    "Four columns with more and more noise. Above, paths from the middle to the ring: "
+    "smooth curves without noise, jagged with it. Below, the ends: the same ring of "
+    "eleven round modes in all four columns.",
 )
 
 # %% [markdown]
@@ -314,10 +367,11 @@ def moment_score(x, path, t):
 x, y = target.sample(800, generator), target.sample(800, generator)
 for name, moved in {"two fresh sets": x, "one set moved": x + 0.5}.items():
     found = two_sample_test(moved, y, 400, generator)
+    print(f"{name}: distance {found.distance:.2f}; random splits:", end=" ")
     print(
-        f"{name}: distance {found.distance:.2f}, random splits {found.floor:.2f} in the mean,"
+        f"{found.floor:.2f} in the mean, 95 % of them below {found.limit:.2f};", end=" "
     )
-    print(f"    95 % of them below {found.limit:.2f}; p = {found.p_value:.3f}")
+    print(f"p = {found.p_value:.3f}")
     assert (found.p_value <= 1 / 401) == (name == "one set moved")
 
 # %%
@@ -351,9 +405,8 @@ def marginals_hold(states, path, marks):
 for name, level in levels.items():
     walk = solve_sde(exact, start, grid, linear, level, generator)
     score, chance = marginals_hold(walk.states, linear, marks)
-    print(
-        f"{name:24s} moments agree: {score < 5}   two-sample test passed: {chance > 1 / 401}"
-    )
+    fine = score < 5, chance > 1 / 401
+    print(f"{name:24s} moments agree: {fine[0]}   two-sample test passed: {fine[1]}")
     assert score < 5 and chance > 1 / 401, (score, chance)
 
 # %% [markdown]
@@ -366,9 +419,8 @@ data_end = draw(linear, torch.tensor(0.98), 3000)
 back = solve_sde(exact, data_end, grid.flip(0), linear, levels["w = 1"], generator)
 turned = {160 - i: t for i, t in marks.items() if t < 0.9} | {160: 0.0}
 score, chance = marginals_hold(back.states, linear, turned)
-print(
-    f"backwards: moments agree: {score < 5}   two-sample test passed: {chance > 1 / 401}"
-)
+fine = score < 5, chance > 1 / 401
+print(f"backwards: moments agree: {fine[0]}   two-sample test passed: {fine[1]}")
 assert score < 5 and chance > 1 / 401, (score, chance)
 
 # %% [markdown]
@@ -418,9 +470,7 @@ for name, states in walks.items():
     score, chance = marginals_hold(states, linear, marks)
     passed = score < 5 and chance > 1 / 401
     wide = states[-1].var(dim=0).sum().sqrt().item() / width
-    print(
-        f"{name:16s} marginals right: {passed!s:5}   width of the samples: {wide:.1f} times"
-    )
+    print(f"{name:16s} marginals right: {passed!s:5}   width: {wide:.1f} times")
     record("width_" + name.replace(" ", "_").replace("λ_=_w", "lambda"), f"{wide:.1f}")
     assert passed == (name in ("right", "noise twice")), (name, score, chance)
 
@@ -438,13 +488,12 @@ def kurtosis(states, step, w=1.0):  # of the increments, less their drift
     return (fresh**4).mean().item() / (fresh**2).mean().item() ** 2
 
 
+# %%
 package = solve_sde(exact, start, grid, linear, levels["w = 1"], generator).states
+both = {"solve_sde": package, "noise twice": walks["noise twice"]}
 values = {
     name: sum(kurtosis(states, i) for i in range(50, 60)) / 10
-    for name, states in {
-        "solve_sde": package,
-        "noise twice": walks["noise twice"],
-    }.items()
+    for name, states in both.items()
 }
 print(", ".join(f"{name}: kurtosis {value:.0f}" for name, value in values.items()))
 assert abs(values["solve_sde"] - 3) < 5 * math.sqrt(24 / 60_000)
@@ -479,16 +528,17 @@ first, last = torch.tensor(0.4), torch.tensor(0.8)
 predicted = (COSINE.alpha(first) / COSINE.alpha(last)).item()
 early = draw(cosine, first, 5000)
 print(f"the diffusion: {predicted:.2f}")
+
+# %%
 for c in (0.0, 0.5, 1.0, 2.0):
     way = torch.linspace(0.4, 0.8, 61)
     level = lambda t, c=c: c * reversal(t)  # noqa: E731
     late = solve_sde(cosine_field, early, way, cosine, level, generator).last
     a, b = early - early.mean(dim=0), late - late.mean(dim=0)
     ratio = ((a * b).sum() / (b**2).sum()).item()
-    print(
-        f"c = {c:3.1f}: {ratio:.1f}, the same as the diffusion: {abs(ratio - predicted) < 0.05}"
-    )
-    assert (abs(ratio - predicted) < 0.05) == (c == 1.0), (c, ratio)
+    same = abs(ratio - predicted) < 0.05
+    print(f"c = {c:3.1f}: {ratio:.1f}, the same as the diffusion: {same}")
+    assert same == (c == 1.0), (c, ratio)
 
 # %% [markdown]
 # ## What noise costs and what it buys
@@ -515,19 +565,14 @@ for strength in (0.0, 0.2, 1.0, 2.2):  # of the noise: λh
 
 # %%
 stored = stored_results("diffusion")
-print(
-    f"{'error':10s}{'score':14s}"
-    + "".join(f"{f'c = {c}':>16s}" for c in ("0", "0.5", "1", "2"))
-)
-for error, score in [(e, s) for e in ("constant", "wavy") for s in ("one", "exact")]:
-    rows = {
-        c: stored["errors"][f"{error}, {score}, {c}"] for c in ("0", "0.5", "1", "2")
-    }
-    cells = [f"{mean:.2f} ± {deviation:.2f}" for mean, deviation in rows.values()]
-    source = "one network" if score == "one" else "exact score"
-    print(f"{error:10s}{source:14s}" + "".join(f"{cell:>16s}" for cell in cells))
-    for c, cell in zip(rows, cells, strict=True):
-        record(f"{error}_{score}_{c}", cell)
+amounts = ("0", "0.5", "1", "2")
+print(f"{'error, score':16s}", *(f"{f'c = {c}':>11s}" for c in amounts))
+for kind in [f"{e}, {s}" for e in ("constant", "wavy") for s in ("one", "exact")]:
+    rows = [stored["errors"][f"{kind}, {c}"] for c in amounts]
+    cells = [f"{mean:.2f} ± {deviation:.2f}" for mean, deviation in rows]
+    print(f"{kind:16s}", *cells)
+    for c, cell in zip(amounts, cells, strict=True):
+        record(f"{kind}, {c}".replace(", ", "_"), cell)
 chance = stored["errors"]["none, one, 0"]
 record("chance", f"{chance[0]:.2f} ± {chance[1]:.2f}")
 print(f"two fresh sets: {chance[0]:.2f} ± {chance[1]:.2f}")
@@ -538,7 +583,7 @@ begin, fresh = draw(cosine, way[0], 1200), draw(cosine, way[-1], 1200)
 
 
 def disturbed(c, exact_score):
-    """Sample with a velocity that is wrong by 0.5; return the squared energy distance to data."""
+    """Sample, velocity wrong by 0.5; return the squared energy distance to data."""
     x = begin
     for t, end in zip(way[:-1], way[1:], strict=True):
         time, w, h = t.expand(len(x)), c * reversal(t), end - t
@@ -587,7 +632,7 @@ for c in (0.0, 1.0, 2.0):
 #
 # DDPM draws the same $x_0,x_1,t$ as flow matching, and regresses on $x_0$ instead of $\dot x_t$.
 #
-# **Check 7.12** (the same regression with another weight). At each time the noise loss is $(\alpha_t/\Delta_t)^2$ times the velocity loss of the network read as a velocity. For an untrained network and the same batch the ratio must agree to seven digits, for three schedules and four times.
+# **Check 7.12** (the same regression with another weight). At each time the noise loss is $(\alpha_t/\Delta_t)^2$ times the velocity loss of the network read as a velocity. For an untrained network and the same batch the ratio must agree to seven digits, for three schedules and three times.
 
 # %%
 untrained = MLP().double()
@@ -596,10 +641,10 @@ weights = {
     "cosine": lambda t: (2 / math.pi * torch.sin(math.pi * t / 2)) ** 2,
     "VP": lambda t: 4 * VP.sigma(t) ** 2 / (0.1 + 19.9 * (1 - t)) ** 2,
 }
-with torch.no_grad():
-    for (name, weight), time in [
-        (pair, t) for pair in weights.items() for t in (0.1, 0.4, 0.9)
-    ]:
+
+# %%
+for name, weight in weights.items():
+    for time in (0.1, 0.4, 0.9):
         t = torch.full((512,), time, dtype=torch.float64)
         x0, x1 = torch.randn(512, 2).double(), ring.sample(512, generator).double()
         of_noise = noise_prediction_loss(untrained, paths[name], x0, x1, t)
@@ -625,10 +670,10 @@ right.set(xlabel="t")
 plotting.show(
     figure,
     "weights",
-    "Left, on a log scale: the weight that predicting noise puts on the velocity loss. For the "
-    "linear and cosine schedules it rises from below 0.001 to 1 and 0.4. For VP it rises from "
-    "0.01 to a peak near t = 1. Right: log(α/σ) rises from −5 to about 5 for all three "
-    "schedules, at different speeds.",
+    "Left, on a log scale: the weight that predicting noise puts on the velocity loss. "
+    "For the linear and cosine schedules it rises from below 0.001 to 1 and 0.4. For "
+    "VP it rises from 0.01 to a peak near t = 1. Right: log(α/σ) rises from −5 to "
+    "about 5 for all three schedules, at different speeds.",
 )
 
 # %% [markdown]
@@ -650,6 +695,34 @@ def loss():
 for _ in train(network, loss, steps=2000, learning_rate=1e-2, ema=ema):
     pass
 diffusion = as_velocity(ema.network, vp, "noise")
+
+# %% [markdown]
+# **Two samplers of the papers.** A noise prediction gives a guess of the data. *DDIM* mixes the two guesses again, with the weights of the next time. *DDPM* replaces a part of the predicted noise by fresh noise $\xi$, and keeps so much of the rest that the variance of all noise is $\sigma'^2$. The amount it adds is the chapter's $b$, with $b^2=\frac{\sigma'^2}{\sigma^2}\bigl(\sigma^2-\frac{\alpha^2}{\alpha'^2}\sigma'^2\bigr)$.
+
+
+# %% tags=["quote-ddim"]
+def mix_again(noise, x, now, later, added=0, xi=0):
+    """Step between two pairs (α, σ)."""
+    (alpha, sigma), (alpha2, sigma2) = now, later
+    # x = α x̂₁ + σ x̂₀, solved for x̂₁
+    data = (x - sigma * noise) / alpha
+    # so much of the noise is not replaced
+    kept = (sigma2**2 - added**2) ** 0.5
+    return alpha2 * data + kept * noise + added * xi
+
+
+# %%
+ends, x = torch.tensor([0.3, 0.4]), target.sample(500, own)
+now, later = ((vp.schedule.alpha(t), vp.schedule.sigma(t)) for t in ends)
+b = later[1] / now[1] * (now[1] ** 2 - (now[0] / later[0] * later[1]) ** 2) ** 0.5
+t, field = ends[0].expand(500), ExactField(vp, target)
+guess = vp.convert(field(x, t), x, t, "velocity", "noise")
+for name, eta in (("DDIM", 0.0), ("DDPM", 1.0)):
+    xi = torch.randn(x.shape, generator=own.manual_seed(7))
+    step = ddim(vp, eta, own.manual_seed(7))  # draws the same noise
+    theirs = solve(field, x, ends, step).last
+    assert (mix_again(guess, x, now, later, eta * b, xi) - theirs).abs().max() < 1e-5
+    print(f"{name}: the step by hand is the package's")
 
 # %% [markdown]
 # **Check 7.13** (one network, four samplers). Draw with a plain ODE, with DDIM, with DDPM's ancestral sampler, and with the SDE at the reversal's noise level, which takes a hundred steps for the fifty of the others. `fresh_ratio` compares the Wasserstein distance of 1000 samples to fresh data with that of two fresh sets, each averaged over eight draws, because one such distance varies by a fifth: it comes from how many points fall into each mode. The ratio may be at most 1.25. A ring that is 13 % too small must exceed it, by more than four standard errors above 1. All modes get their share to within 30 %; its standard error is 4 %.
@@ -686,16 +759,14 @@ for name, (ratio, stray) in quality.items():
     shares = mode_shares(samples[name], ring.means) * 11
     even = bool(0.7 < shares.min() and shares.max() < 1.3)
     near, few = ratio.value < 1.25, stray < 0.16
-    print(
-        f"{name:6s} ratio below 1.25: {near}   all modes: {even}   strays below 16 %: {few}"
-    )
+    print(f"{name:6s} ratio below 1.25: {near}   all modes: {even}", end="   ")
+    print(f"strays below 16 %: {few}")
     assert near and even and few, (ratio, shares, stray)
 small = fresh_ratio(0.87 * samples["DDIM"], fresh_ring)
 print("a ring 13 % too small is found:", small.value > max(1.25, 1 + 4 * small.error))
 assert small.value > max(1.25, 1 + 4 * small.error), small
-assert (
-    abs(strays(fresh_ring(8000)) - math.exp(-(2.5**2) / 2)) < 0.01
-)  # four standard errors
+fresh_strays = strays(fresh_ring(8000))
+assert abs(fresh_strays - math.exp(-(2.5**2) / 2)) < 0.01  # four standard errors
 
 # %% tags=["nbval-ignore-output"]
 for name, (ratio, stray) in quality.items():
@@ -716,8 +787,8 @@ for ax, x in zip(axes, samples.values(), strict=True):
 plotting.show(
     figure,
     "samplers",
-    "Four panels, one for each sampler, with the same ring of eleven clusters. In all four some "
-    "points lie between neighbouring clusters.",
+    "Four panels, one for each sampler, with the same ring of eleven clusters. In all "
+    "four some points lie between neighbouring clusters.",
 )
 
 # %% [markdown]
@@ -725,30 +796,23 @@ plotting.show(
 #
 # ## DDIM and DDPM
 #
-# **Check 7.14** (in their own notation). The papers write a step from $k$ to $k-1$ with $\bar\alpha_k=\prod_{j\le k}(1-\beta_j)$, which is $\alpha^2$ here. You evaluate their formulas: DDIM with $\eta=0$, $0.5$, $1$, and DDPM with the mean $\frac{1}{\sqrt{1-\beta_k}}\bigl(x-\frac{\beta_k}{\sqrt{1-\bar\alpha_k}}\epsilon\bigr)$ and the variance $\frac{1-\bar\alpha_{k-1}}{1-\bar\alpha_k}\beta_k$. One step of the package, with the same fresh noise, must agree to $10^{-6}$, with DDPM at $\eta=1$. With $\eta=\tfrac12$ it must not be DDPM.
+# **Check 7.14** (in their own notation). The papers write a step from $k$ to $k-1$ with $\bar\alpha_k=\prod_{j\le k}(1-\beta_j)$, which is $\alpha^2$ here. You evaluate their formulas: DDIM with $\eta=0$, $0.5$, $1$, and DDPM with the mean $\frac{1}{\sqrt{1-\beta_k}}\bigl(x-\frac{\beta_k}{\sqrt{1-\bar\alpha_k}}\hat x_0\bigr)$ and the variance $\frac{1-\bar\alpha_{k-1}}{1-\bar\alpha_k}\beta_k$. One step of the package, with the same fresh noise, must agree to $10^{-6}$, with DDPM at $\eta=1$. With $\eta=\tfrac12$ it must not be DDPM.
 
 # %%
 betas = torch.linspace(1e-4, 0.02, 1000).double()
-bar = torch.cat(
-    [torch.ones(1).double(), (1 - betas).cumprod(0)]
-)  # bar[k] for k = 0 … T
+bar = torch.cat([torch.ones(1), (1 - betas).cumprod(0)])  # bar[k] for k = 0 … T
 
 
 def paper_ddim(x, k, eta, noise, fresh):
     """Song, Meng and Ermon 2021, Eq. 12 and 16."""
-    std = (
-        eta
-        * ((1 - bar[k - 1]) / (1 - bar[k])).sqrt()
-        * (1 - bar[k] / bar[k - 1]).sqrt()
-    )
+    variance = (1 - bar[k - 1]) / (1 - bar[k]) * (1 - bar[k] / bar[k - 1])
+    std = eta * variance.sqrt()
     data = (x - (1 - bar[k]).sqrt() * noise) / bar[k].sqrt()
-    return (
-        bar[k - 1].sqrt() * data
-        + (1 - bar[k - 1] - std**2).sqrt() * noise
-        + std * fresh
-    )
+    kept = (1 - bar[k - 1] - std**2).sqrt()
+    return bar[k - 1].sqrt() * data + kept * noise + std * fresh
 
 
+# %%
 def paper_ddpm(x, k, noise, fresh):
     """Ho et al. 2020, Algorithm 2, with the smaller of their two variances."""
     mean = (x - betas[k - 1] / (1 - bar[k]).sqrt() * noise) / (1 - betas[k - 1]).sqrt()
@@ -761,15 +825,15 @@ ddpm_field = ExactField(ddpm_path, ring)
 
 
 def steps_of(k, eta):
-    """Return one step from level k: by the package, by DDIM's paper, by DDPM's paper."""
+    """Return one step from level k: by the package, DDIM's paper, DDPM's paper."""
     ends = 1 - torch.tensor([k, k - 1]).double() / 1000
     t = ends[0].expand(200)
     x = draw(ddpm_path, ends[0], 200, ring)
-    epsilon = ddpm_path.convert(ddpm_field(x, t), x, t, "velocity", "noise")
+    noise = ddpm_path.convert(ddpm_field(x, t), x, t, "velocity", "noise")
     own = torch.Generator(device).manual_seed(k)
     step = solve(ddpm_field, x, ends, ddim(ddpm_path, eta, own)).last
     fresh = torch.randn(x.shape, generator=own.manual_seed(k), dtype=x.dtype)
-    return step, paper_ddim(x, k, eta, epsilon, fresh), paper_ddpm(x, k, epsilon, fresh)
+    return step, paper_ddim(x, k, eta, noise, fresh), paper_ddpm(x, k, noise, fresh)
 
 
 # %%
@@ -777,10 +841,9 @@ for eta in (0.0, 0.5, 1.0):
     triples = [steps_of(k, eta) for k in (1000, 700, 300, 50, 2)]
     to_ddim = max((ours - theirs).abs().max().item() for ours, theirs, _ in triples)
     to_ddpm = max((ours - theirs).abs().max().item() for ours, _, theirs in triples)
-    print(
-        f"η = {eta:3.1f}: DDIM's formula {to_ddim < 1e-6}, DDPM's formula {to_ddpm < 1e-6}"
-    )
-    assert to_ddim < 1e-6 and (to_ddpm < 1e-6) == (eta == 1)
+    same = to_ddim < 1e-6, to_ddpm < 1e-6
+    print(f"η = {eta:3.1f}: DDIM's formula {same[0]}, DDPM's formula {same[1]}")
+    assert same == (True, eta == 1)
 
 # %% [markdown]
 # The 1000 levels of DDPM are a grid of times on a schedule that is almost VP.
@@ -830,9 +893,8 @@ for (name, path), eta in [(pair, eta) for pair in paths.items() for eta in (0.5,
     variance = eta**2 * reversal_noise_level(path.schedule)(t).item() ** 2
     moved = solve(field, many, short, ddim(path, eta, generator)).last - many
     drift = field(many[:1], t) + variance / 2 * field.score(many[:1], t)
-    off = (moved.mean(dim=0) / h - drift[0]).abs().max().item() / math.sqrt(
-        variance / h / 2e5
-    )
+    off = (moved.mean(dim=0) / h - drift[0]).abs().max().item()
+    off /= math.sqrt(variance / h / 2e5)
     ratio = moved.var(dim=0).mean().item() / h / variance
     assert off < 5 and abs(ratio - 1) < 0.02, (name, eta, off, ratio)
 print("small ancestral steps are steps of the SDE, for", ", ".join(paths))
@@ -874,6 +936,8 @@ start_flow, end_flow = time_of(
     LINEAR, half_log_snr(VP, torch.tensor([first, last]))
 ).tolist()
 gaps = []
+
+# %%
 for steps in (10, 20, 40):
     straight = log_snr_grid(LINEAR, start_flow, end_flow, steps).float()
     sizes = torch.hypot(straight, 1 - straight)
@@ -935,18 +999,16 @@ for name, row in table.items():
     print(f"{name:30s}" + "".join(f"{cell:>12s}" for cell in cells))
     for n, cell in zip(counts, cells, strict=True):
         record(key(f"{name} {n}"), cell.split(" ±")[0])
+
+# %%
 record("samplers_seeds", len(source["seeds"]))
 record("training_seeds", len(source["seeds"]))
 data_spread, data_distance = stored["fresh"]["spread"], stored["fresh"]["distance"]
 record("data_spread", f"{data_spread[0]:.2f} ± {data_spread[1]:.2f}")
 record("data_distance", f"{data_distance[0]:.2f} ± {data_distance[1]:.2f}")
 print("data:", f"{data_spread[0]:.2f} ± {data_spread[1]:.2f}")
-print(
-    {
-        key: source[key]
-        for key in ("script", "seeds", "minutes", "torch", "device", "threads")
-    }
-)
+told = ("script", "seeds", "minutes", "torch", "device", "threads")
+print({name: source[name] for name in told})
 
 # %% tags=["hide-input"]
 figure, (left, right) = plotting.panels(["ODE samplers", "noisy samplers"])
@@ -963,14 +1025,8 @@ for ax, names in shown.items():
     for color, name in zip(colors, names, strict=True):
         mean = [table[name][n]["spread"][0] for n in counts]
         short_name = name.replace("Euler–Maruyama", "E.–M.")
-        ax.plot(
-            [int(n) for n in counts],
-            mean,
-            color=color,
-            marker="o",
-            ms=3,
-            label=short_name,
-        )
+        style = {"color": color, "marker": "o", "ms": 3, "label": short_name}
+        ax.plot([int(n) for n in counts], mean, **style)
     ax.axhline(data_spread[0], color="black", linewidth=0.6, linestyle=":")
     ax.set(xlabel="evaluations", xscale="log", ylim=(0.8, 1.8))
     ax.legend(fontsize=7)
@@ -978,9 +1034,10 @@ left.set_ylabel("width of the modes")
 plotting.show(
     figure,
     "evaluations",
-    "Width of the modes against evaluations from 5 to 100 for four ODE samplers and four noisy "
-    "ones, with the width of the data as a dotted line. DPM-Solver++ is at the line with five "
-    "evaluations, the others come down to it from above, the ancestral samplers dip below it.",
+    "Width of the modes against evaluations from 5 to 100 for four ODE samplers and "
+    "four noisy ones, with the width of the data as a dotted line. DPM-Solver++ is at "
+    "the line with five evaluations, the others come down to it from above, the "
+    "ancestral samplers dip below it.",
 )
 
 # %% [markdown]
@@ -1041,6 +1098,155 @@ for kind, rate in best.items():
 
 # %% [markdown]
 # The Wasserstein distance of two sets of data is about 1.1 and varies by 0.15, so it can tell apart only the ten steps of Euler. The width of the modes is a finer measure.
+#
+# ## Where to start with a noise prediction
+#
+# At $t=0$ of the linear schedule the state is noise and nothing else. The noise prediction is the state itself, and the velocity cannot be computed from it. So a sampler starts a little later, at $t_0$, and takes pure noise for the state there.
+#
+# **Check 7.21** (which $t_0$). Fifty Euler steps from $t_0$ to 1, and the root mean square distance of the samples from the exact ends of the same noise. With an exact noise prediction no $t_0$ up to 0.05 may be worse than 1.05 times the start at 0 with the exact velocity. With a prediction that is wrong by at most 0.02 in each coordinate, $t_0=0.0005$ must be at least ten times as bad as 0.05 with equal steps: the first step is 40 times as long as $t_0$, and it multiplies the error by 40. Steps that are even in $\log(\alpha/\sigma)$ must mend most of that. At $t_0=0.2$ the pure noise itself is wrong.
+
+
+# %%
+def mistaken(error):
+    """Return the velocity from a noise prediction that is wrong by so much."""
+
+    def velocity(x, t):
+        noise = linear.convert(exact_ring(x, t), x, t, "velocity", "noise")
+        wave = torch.stack([torch.cos(3 * x[:, 1]), torch.sin(3 * x[:, 0])], dim=1)
+        return linear.convert(noise + error * wave, x, t, "noise", "velocity")
+
+    return velocity
+
+
+# %%
+x = noise[:1000]
+true_ends = solve(exact_ring, x, torch.linspace(0, 1, 401), rk4).last
+
+
+def missed(field, grid):
+    ends = solve(field, x, grid, euler).last
+    return (ends - true_ends).square().sum(dim=1).mean().sqrt().item()
+
+
+from_zero, late = missed(exact_ring, torch.linspace(0, 1, 51)), {}
+print(f"exact velocity from t = 0: {from_zero:.2f}")
+print("t0: exact noise; wrong by 0.02; the same, even in log(α/σ)")
+
+# %%
+for first in (0.0005, 0.005, 0.05, 0.2):
+    equal = torch.linspace(first, 1, 51)
+    even = log_snr_grid(LINEAR, first, 0.995, 49).float().to(device)
+    even = torch.cat([even, torch.ones(1)])
+    late[first] = missed(mistaken(0.0), equal), missed(mistaken(0.02), equal)
+    late[first] += (missed(mistaken(0.02), even),)
+    print(f"{first}:", " ".join(f"{value:.1f}" for value in late[first]))
+    for name, value in zip(("exact", "equal", "even"), late[first], strict=True):
+        record(f"start_{name}_{first}", f"{value:.1f}")
+assert all(late[first][0] < 1.05 * from_zero for first in (0.0005, 0.005, 0.05))
+assert late[0.0005][1] > 10 * late[0.05][1] and late[0.2][0] > 5 * from_zero
+assert late[0.0005][2] < 0.4 * late[0.0005][1]
+
+# %% [markdown]
+# ## How far the guarantee reaches
+#
+# **Check 7.22** (the bound with the reversal's noise). For a velocity that is wrong by $\delta$ and a score from it, the chapter bounds the relative entropy by $\int\lVert\delta\rVert^2/\lambda^*_t\,dt$, with $\lambda^*=\sigma\Delta/\alpha$. For an error of constant size 1 the integral from 0 to $t_1$ is $-t_1-\log(1-t_1)$ on the linear schedule and $-\frac4{\pi^2}\log\cos\frac{\pi t_1}2$ on the cosine one. Both grow without bound as $t_1\to1$. On VP it is $\frac2{19.9}\log\frac{20}{20-19.9t_1}$, which stays below 0.54. Sums must agree with these.
+
+# %%
+closed = {
+    "linear": lambda t: -t - math.log(1 - t),
+    "cosine": lambda t: -4 / math.pi**2 * math.log(math.cos(math.pi * t / 2)),
+    "VP": lambda t: 2 / 19.9 * math.log(20 / (20 - 19.9 * t)),
+}
+# %%
+middles = (torch.arange(200_000).double() + 0.5) / 200_000
+for name, integral in closed.items():
+    found = []
+    for end in (0.9, 0.99, 0.999):
+        strength = reversal_noise_level(paths[name].schedule)(end * middles) ** 2 / 2
+        found.append((1 / strength).mean().item() * end)
+        assert abs(found[-1] / integral(end) - 1) < 1e-3
+        record(f"reach_{name}_{end}", f"{integral(end):.2f}")
+    print(f"{name:7s} up to 0.9, 0.99, 0.999:", *(f"{value:.2f}" for value in found))
+record("reach_VP", f"{closed['VP'](1):.2f}")
+assert closed["VP"](1) < 0.54
+
+# %% [markdown]
+# ## One axis of noise
+#
+# One start, one field, and samplers in the order of how much noise a step adds, in units of the noise level $w^*$ of the reversal: ODE and DDIM at 0, DDPM and the SDE with $w^*$ at 1, DDIM with $\eta$ between, and the SDE with more noise beyond.
+#
+# **Check 7.23** (the axis). From one point at $t=0.5$ of VP each sampler takes one step of 0.01, 4000 times. The standard deviation of where it lands, over $w^*\sqrt{0.01}$, must be the sampler's place on the axis, to 6 %: 3 % for the statistics, the rest for the length of the step. Then all go from one start to $t=1$ in 100 steps. ODE and DDIM must end in one point each, in the same mode. With more noise fewer runs must end in that mode, and DDPM and the SDE with $w^*$ must agree in that share to 0.05, five standard errors.
+
+# %%
+vp_ring, wstar = ExactField(vp, ring), reversal_noise_level(VP)
+hundred, early = torch.linspace(0, 1, 101), torch.linspace(0, 0.999, 101)
+
+
+def axis_run(kind, c, x, whole=True):
+    """Run DDIM with η = c, or the SDE with c times the reversal's noise level."""
+    times = torch.tensor([0.5, 0.51])
+    if kind == "DDIM":
+        step = ddim(vp, c, generator)
+        return solve(vp_ring, x, hundred if whole else times, step).last
+    level = lambda t: c * wstar(t)  # noqa: E731
+    times = early if whole else times
+    return solve_sde(vp_ring, x, times, vp, level, generator).last
+
+
+# %%
+begin = torch.tensor([[0.8, 0.5]]).expand(4000, 2)
+samplers = [("DDIM", c) for c in (0.0, 0.25, 0.5, 1.0)]
+samplers += [("SDE", c) for c in (0.0, 0.25, 0.5, 1.0, 2.0)]
+place, landed, share = {}, {}, {}
+for key_ in samplers:
+    spread = axis_run(*key_, begin, whole=False).std(dim=0).mean()
+    place[key_] = (spread / (wstar(torch.tensor(0.5)) * 0.1)).item()
+    landed[key_] = axis_run(*key_, begin)
+    assert abs(place[key_] - key_[1]) <= 0.06 * key_[1]
+
+# %%
+mode = {k: torch.cdist(x, ring.means).argmin(dim=1) for k, x in landed.items()}
+home = mode["SDE", 0.0][0]
+for k, m in mode.items():
+    share[k] = (m == home).float().mean().item()
+    print(f"{k[0]:5s}{k[1]:5.2f} w*: in the mode of the ODE: {share[k]:.1f}")
+    record(f"share_{k[0]}_{k[1]}", round(100 * share[k], -1))
+assert share["DDIM", 0.0] == share["SDE", 0.0] == 1
+assert 1 > share["SDE", 0.25] > share["SDE", 0.5] > share["SDE", 1.0]
+assert abs(share["DDIM", 1.0] - share["SDE", 1.0]) < 0.05
+
+# %% tags=["hide-input"]
+figure, (ax,) = plotting.panels(["one start, one field: where the runs end"])
+figure.set_figheight(3.8)
+jitter = torch.Generator("cpu").manual_seed(0)
+ode = landed["SDE", 0.0][0]
+ode = torch.atan2(ode[1], ode[0]).cpu()
+for (kind, c), x in landed.items():
+    x, off = x[:150].cpu(), -0.05 if kind == "DDIM" else 0.05
+    turn = (torch.atan2(x[:, 1], x[:, 0]) - ode) / math.pi * 180
+    turn = (turn + 180) % 360 - 180
+    across = c + off + 0.04 * (torch.rand(150, generator=jitter, device="cpu") - 0.5)
+    color = plotting.DATA if kind == "DDIM" else plotting.MODEL
+    label = {"DDIM0.0": "DDIM, to DDPM", "SDE0.0": "ODE, to SDE"}.get(f"{kind}{c}")
+    style = {"s": 6, "c": color, "alpha": 0.6, "linewidths": 0, "label": label}
+    ax.scatter(across.cpu(), turn.cpu(), **style)
+names = {0: "0\nODE,\nDDIM", 0.25: "¼", 0.5: "½", 1: "1\nDDPM,\nSDE", 2: "2\nSDE"}
+ax.set_xticks(list(names), list(names.values()))
+ax.set(xlim=(-0.2, 2.2), ylim=(-180, 180), yticks=(-180, -90, 0, 90, 180))
+ax.set(ylabel="degrees from the end of the ODE")
+ax.set(xlabel="noise of a step, in units of that of the reversal")
+ax.legend(fontsize=8, loc="center", bbox_to_anchor=(0.73, 0.5))
+plotting.show(
+    figure,
+    "axis",
+    "Where 150 runs from one start end on the ring, as an angle, against the noise "
+    "that a step adds. At 0 the ODE and DDIM have one point each, in the same mode. At "
+    "one quarter the runs end in a few modes around it, at one half in most modes, "
+    "fewer of them opposite, at 1, for DDPM and the SDE alike, and at 2 all around.",
+)
+
+# %% [markdown]
+# *Figure 7.6.* ODE, DDIM, DDPM and the SDE on one axis of noise: same start, same field. Each dot is the end of one run. All samplers have the same densities; what noise changes is how much of the start is remembered.
 #
 # ## Summary
 #

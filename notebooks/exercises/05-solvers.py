@@ -36,7 +36,7 @@ from fmtutorial.coursework import check
 
 # %%
 def euler_solve(v, x, times):
-    """Return the state at times[-1]; x is the one at times[0], times has shape (n + 1,)."""
+    """Return the state at times[-1]; x is at times[0], times has shape (n + 1,)."""
     # YOUR CODE HERE
     raise NotImplementedError
 

@@ -57,7 +57,7 @@ check("diffusion.velocity_from_noise", velocity_from_noise)
 
 # %%
 def euler_maruyama_step(v, x, t, h, w, xi):
-    """Return the state at t + h; x and xi have shape (B, ...), t, h and w have shape ()."""
+    """Return the state at t + h; x and xi have shape (B, ...), t, h and w are ()."""
     # YOUR CODE HERE
     raise NotImplementedError
 

@@ -61,7 +61,7 @@ check("diffusion.velocity_from_noise", velocity_from_noise)
 
 # %%
 def euler_maruyama_step(v, x, t, h, w, xi):
-    """Return the state at t + h; x and xi have shape (B, ...), t, h and w have shape ()."""
+    """Return the state at t + h; x and xi have shape (B, ...), t, h and w are ()."""
     # BEGIN SOLUTION
     velocity = v(x, t)
     score = -(x - t * velocity) / (1 - t)
@@ -102,10 +102,8 @@ check("diffusion.ddim_step", ddim_step)
 # %% tags=["solution"]
 def end(kind, m, a, n):
     """Where the point x_0 = 1 is at t = 1 after n steps from t = 0.01."""
-    alpha, sigma = (
-        (lambda t: torch.sin(math.pi / 2 * t)),
-        (lambda t: torch.cos(math.pi / 2 * t)),
-    )
+    alpha = lambda t: torch.sin(math.pi / 2 * t)  # noqa: E731
+    sigma = lambda t: torch.cos(math.pi / 2 * t)  # noqa: E731
     c = lambda t: (alpha(t) * a) ** 2 + sigma(t) ** 2  # noqa: E731
     noise = lambda x, t: sigma(t) / c(t) * (x - alpha(t) * m)  # noqa: E731
     times = torch.linspace(0.01, 1, n + 1, dtype=torch.float64).reshape(-1, 1)
@@ -128,7 +126,10 @@ for m, a in ((1, 0), (0, 1), (1, 0.3)):
 # %% tags=["solution"]
 def spread(w, n, a=0.3):
     """Standard deviation at t = 1 after n steps, over a."""
-    v = lambda x, t: (t * a**2 - (1 - t)) / ((t * a) ** 2 + (1 - t) ** 2) * x  # noqa: E731
+
+    def v(x, t):
+        return (t * a**2 - (1 - t)) / ((t * a) ** 2 + (1 - t) ** 2) * x
+
     one, w = torch.ones(1, dtype=torch.float64), torch.tensor(w, dtype=torch.float64)
     times, variance = torch.linspace(0, 1, n + 1, dtype=torch.float64), 1.0
     for t in times[:-1]:
