@@ -293,3 +293,58 @@ def test_samples_of_a_mixture(page, mixture):
     ours, theirs = (exact.log_prob(points, ones) for points in (x, fresh))
     spread = math.sqrt((ours.var() + theirs.var()) / 20000)
     assert abs(ours.mean() - theirs.mean()) < 5 * spread
+
+
+@pytest.mark.parametrize("name", ["a turn", "a source", "a field that stretches more to the right"])
+def test_box_grows_as_the_divergence_says(page, draw, name):
+    """Its area and the flux through its sides, against autograd and a fine solution."""
+    x, y = (2 * uniform(draw, 2) - 1).tolist()
+    body = """
+        const field = m.FIELDS[a.name], box = m.outline(a.x, a.y, 0.01);
+        return {divergence: field.divergence(a.x, a.y), flux: m.flux(field.v, box) / m.area(box),
+                area: m.area(box), v: field.v(a.x, a.y)};
+    """
+    answer = page(["01-flows"], body, name=name, x=x, y=y)
+    assert math.isclose(answer["area"], 0.02**2, rel_tol=1e-9)
+    # the box has sides of 0.02: the second derivative of the divergence enters with their square
+    assert abs(answer["flux"] - answer["divergence"]) < 1e-4
+    fields = {
+        "a turn": lambda p: torch.stack([-p[1], p[0]]),
+        "a source": lambda p: 0.4 * p,
+        "a field that stretches more to the right": lambda p: torch.stack(
+            [0.3 * torch.exp(0.4 * p[0]), 0 * p[1]]
+        ),
+    }
+    place = torch.tensor([x, y], dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(fields[name], place)
+    same([answer["divergence"]], jacobian.trace()[None])
+    same(answer["v"], fields[name](place))
+
+
+def test_marginal_and_histogram(page, mixture):
+    target, in_page = mixture
+    body = (
+        TARGET
+        + """
+        const x = m.sample(target, m.generator(a.seed), 20000);
+        const t = a.t;
+        return {density: a.at.map((v) => m.marginal(target, m.LINEAR, v, t)),
+                heights: m.histogram(x, -20, 20, 80)};
+    """
+    )
+    at = torch.linspace(-5, 5, 9, dtype=torch.float64)
+    modules = ["07-diffusion", "schedules", "random"]
+    answer = page(modules, body, target=in_page, seed=SEED, at=at.tolist(), t=0.7)
+    variances = torch.tensor(in_page["variances"], dtype=torch.float64)
+    means, stds = 0.7 * target.means[:, 0], (0.49 * variances + 0.09).sqrt()
+    normal = torch.distributions.Normal(means, stds)
+    same(answer["density"], normal.log_prob(at[:, None]).exp() @ target.weights)
+    # nothing is left out: the bars add up to one
+    assert math.isclose(0.5 * sum(answer["heights"]), 1, rel_tol=1e-9)
+
+
+def test_distance_of_two_sets(page, draw):
+    x, y = normal(draw, 6, 2), normal(draw, 6, 2)
+    answer = page(["05-solvers"], "return m.distance(points(a.x), points(a.y));",
+                  x=x.tolist(), y=y.tolist())  # fmt: skip
+    same([answer], (x - y).square().sum(dim=1).mean().sqrt()[None])

@@ -48,8 +48,8 @@ return {
   small_only: shown.filter(
     i => i.closest("figure") && !i.closest("a[href$='.png'], a[href$='.gif']")).map(i => i.src),
   uncaptioned: [...document.querySelectorAll("main figure")].filter(
-    f => !/^((Figure|Film) \\d+\\.\\d+|Try it)\\. /.test(f.querySelector("figcaption")?.textContent.trim())
-  ).map(f => f.textContent.slice(0, 60)),
+    f => !/^((Figure|Film) \\d+\\.\\d+|Try it)\\. /.test(
+      f.querySelector("figcaption")?.textContent.trim())).map(f => f.textContent.slice(0, 60)),
   launch: [...document.querySelectorAll('a[href*="colab"], a[href*="mybinder"]')].filter(
     a => !a.closest(".bd-article")).map(a => a.href),
   empty_cells: [...document.querySelectorAll(".bd-article table.table :is(td, th)")].filter(

@@ -12,7 +12,7 @@ const STEP = 0.02;
 const LATEST = 3;
 
 /** Each field with its divergence at (x, y). */
-const FIELDS = {
+export const FIELDS = {
   "a spiral that draws in": { v: (x, y) => [-0.4 * x - y, x - 0.4 * y], divergence: () => -0.8 },
   "a turn": { v: (x, y) => [-y, x], divergence: () => 0 },
   "a saddle": { v: (x, y) => [0.7 * x, -0.7 * y], divergence: () => 0 },
