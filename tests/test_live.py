@@ -13,6 +13,7 @@ from fmtutorial.assignment import assignment
 from fmtutorial.diffusion import solve_sde
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
+from fmtutorial.guidance import guided
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
 
@@ -348,3 +349,42 @@ def test_distance_of_two_sets(page, draw):
     answer = page(["05-solvers"], "return m.distance(points(a.x), points(a.y));",
                   x=x.tolist(), y=y.tolist())  # fmt: skip
     same([answer], (x - y).square().sum(dim=1).mean().sqrt()[None])
+
+
+def test_guidance(page, draw):
+    means, x = normal(draw, 3, 2), normal(draw, 6, 2)
+    scale = 1 + 3 * uniform(draw, 1).item()
+    body = """
+        const all = {weights: [1 / 3, 1 / 3, 1 / 3], means: points(a.means),
+                     variances: [0.5, 0.5, 0.5]};
+        const one = {weights: [1], means: points([a.means[1]]), variances: [0.5]};
+        const [free, label] = [all, one].map((target) => new m.ExactField(m.LINEAR, target));
+        const x = points(a.x);
+        return [m.guided(free.velocity, label.velocity, a.scale)(x, 0.6),
+                m.sharpened(free.logProb(x, 1), label.logProb(x, 1), a.scale)];
+    """
+    modules = ["schedules", "exact", "guidance"]
+    answer = page(modules, body, means=means.tolist(), x=x.tolist(), scale=scale)
+    half = torch.full((3,), 0.5, dtype=torch.float64)
+    mixture = GaussianMixture(means, half, torch.full_like(half, 1 / 3))
+    single = GaussianMixture(means[1:2], half[:1])
+    path = AffinePath(LINEAR)
+
+    def network(x, t, label):
+        return ExactField(path, mixture if label is None else single)(x, t)
+
+    field = guided(network, torch.ones(6, dtype=torch.long), scale)
+    same(answer[0], field(x, torch.full((6,), 0.6, dtype=torch.float64)))
+    # p(x) p(y | x)^s, with p(y | x) by Bayes, up to a constant
+    log_p = mixture.log_prob(x)
+    expected = log_p + scale * (single.log_prob(x) - log_p)
+    same(answer[1], expected)
+
+
+def test_summary_of_weighted_points(page, draw):
+    x, w = normal(draw, 20, 2), uniform(draw, 20)
+    body = "return m.summary(points(a.x), (i) => a.w[i]);"
+    answer = page(["08-guidance"], body, x=x.tolist(), w=w.tolist())
+    w = w / w.sum()
+    same(answer["mean"], w @ x)
+    same([answer["spread"]], (w @ (x - w @ x).square().sum(dim=1)).sqrt()[None])

@@ -82,7 +82,9 @@ def test_every_control_changes_the_figure(browser, figure, name, width, colours)
     pause(browser, element)
     for control in element.find_elements("css selector", ".live-controls input, select"):
         before = picture(browser, element), words(element)
-        control.send_keys(Keys.ARROW_DOWN if control.tag_name == "select" else Keys.ARROW_RIGHT)
+        at_end = control.get_attribute("value") == control.get_attribute("max")
+        slide = Keys.ARROW_LEFT if at_end else Keys.ARROW_RIGHT
+        control.send_keys(Keys.ARROW_DOWN if control.tag_name == "select" else slide)
         wait(browser, lambda before=before: (picture(browser, element), words(element)) != before)
         pause(browser, element)
     for button in element.find_elements("css selector", ".live-controls button"):
