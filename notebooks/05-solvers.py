@@ -1013,7 +1013,7 @@ for s in (LINEAR, VP):
             record(f"needed_{s.name[0]}_{name}_{level}", cell)
 
 # %% [markdown]
-# **Check 5.22** (both grids for every method). On the linear schedule the short steps near noise must help every method at every rung of the ladder, and DPM-Solver++ most. With them DPM-Solver++ must have the least error at 8 and 16 evaluations; from 32 on RK4 must have it, and at 32 midpoint must be ahead of DPM-Solver++ too. With equal steps RK4 must have the least error of all at every rung, on both schedules. On VP the same short steps must hurt every method from 32 evaluations on: there no time is lost near noise.
+# **Check 5.22** (both grids for every method). On the linear schedule the short steps near noise must help every method at every rung of the ladder, and DPM-Solver++ most. With them DPM-Solver++ must have the least error at 8 and 16 evaluations; from 32 on RK4 must have it, and at 32 midpoint must be ahead of DPM-Solver++ too. With equal steps RK4 must have the least error of all at every rung, on both schedules. On VP the same short steps must hurt every method from 32 evaluations on: there the samples choose a direction later, near the middle of the time.
 
 # %%
 best = {}

@@ -727,7 +727,7 @@ for name, eta in (("DDIM", 0.0), ("DDPM", 1.0)):
 # %% [markdown]
 # **Check 7.13** (one network, four samplers). Draw with a plain ODE, with DDIM, with DDPM's ancestral sampler, and with the SDE at the reversal's noise level, which takes a hundred steps for the fifty of the others. `fresh_ratio` compares the Wasserstein distance of 1000 samples to fresh data with that of two fresh sets, each averaged over eight draws, because one such distance varies by a fifth: it comes from how many points fall into each mode. The ratio may be at most 1.25. A ring that is 13 % too small must exceed it, by more than four standard errors above 1. All modes get their share to within 30 %; its standard error is 4 %.
 #
-# What this distance does not see is a few points that are a little off. Between the modes lie three times as many samples as data, and no ratio says so. So count the strays, the points more than 2.5 from every centre. They may be 16 %, where the data have 4 %.
+# What this distance does not see is a few points that are a little off. Between the modes lie about twice as many samples as data, and no ratio says so. So count the strays, the points more than 2.5 from every centre. They may be 16 %, where the data have 4 %.
 
 # %%
 noise = torch.randn(8000, 2, generator=generator)
