@@ -17,7 +17,7 @@
 # - train a U-Net on images with the loss of chapter 3, and resume the training where it stopped,
 # - hold a network for images against closed forms, at the two places where they exist,
 # - sample with any solver, with labels and guidance, and watch a digit form,
-# - measure quality and likelihood, and say what the figures cannot tell.
+# - measure quality and likelihood, and say what the numbers cannot tell.
 
 # %%
 # On Colab this cell installs the book's package; elsewhere it does nothing.
@@ -915,7 +915,7 @@ for steps in ("25", "50", "100"):
 record("bits_digits", quality["bits"]["digits"])
 
 # %% [markdown]
-# ## What the figures do not see
+# ## What the numbers do not see
 #
 # **Copies.** A network that copied its training digits would have the best distances. So look at the nearest training digits. This lab has 1000 of the 60 000 at hand; the script above looked through all, and found a median distance of as many grey levels as the chapter says.
 
@@ -1031,7 +1031,7 @@ show_pixels(
 # - A batch that is a function of seed and step makes resuming and sharing exact.
 # - At the start the learned field is the mean digit minus the noise. At the optimum of its loss it would copy the training set, and on test digits the network is better than that.
 # - Guidance is a line through two fields.
-# - Every figure of quality has the number of samples and a floor beside it, and sees only what its features see.
+# - Every number for quality has the count of samples and a floor beside it, and sees only what its features see.
 #
 # ## Questions
 #
