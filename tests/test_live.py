@@ -103,7 +103,7 @@ def test_lipman_schedule_leaves_noise(page, draw):
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [("velocity", "__call__"), ("score", "score"), ("posteriorMean", "posterior_mean"),
-     ("logProb", "log_prob")],
+     ("logProb", "log_prob"), ("targetVariance", "target_variance")],
 )  # fmt: skip
 def test_exact_field(page, draw, mixture, name, theirs, ours):
     target, in_page = mixture
