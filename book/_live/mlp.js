@@ -1,5 +1,5 @@
-// A multilayer perceptron with its gradient and Adam, as fmtutorial.networks.MLP in the plane.
-// Chapter 3.
+// A multilayer perceptron with its gradient, as fmtutorial.networks.MLP in the plane, Adam, and an
+// average of weights. Chapter 3.
 //
 // All weights are one Float64Array: for each layer its matrix, row by row, then its bias. What a
 // batch needs is kept for the next batch of the same size, so that training makes no garbage.
@@ -175,6 +175,23 @@ export class Adam {
       this.square[i] += (1 - decay[1]) * (gradient[i] ** 2 - this.square[i]);
       const size = Math.sqrt(this.square[i] / squareScale) + small;
       weights[i] -= (rate * (this.mean[i] / meanScale)) / size;
+    }
+  }
+}
+
+/** An exponential moving average of a network's weights, as fmtutorial.training.EMA. */
+export class EMA {
+  constructor(network, decay = 0.999) {
+    this.weights = network.weights.slice();
+    this.decay = decay;
+    this.updates = 0;
+  }
+
+  update(network) {
+    this.updates += 1;
+    const decay = Math.min(this.decay, (1 + this.updates) / (10 + this.updates));
+    for (let i = 0; i < this.weights.length; i++) {
+      this.weights[i] += (1 - decay) * (network.weights[i] - this.weights[i]);
     }
   }
 }
