@@ -13,8 +13,10 @@ from fmtutorial.assignment import assignment
 from fmtutorial.diffusion import solve_sde
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
+from fmtutorial.metrics import relative_error
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
+from fmtutorial.training import EMA
 
 SEED = random.SystemRandom().randrange(2**31)
 SCHEDULES = {"LINEAR": LINEAR, "COSINE": COSINE, "SQRT": SQRT, "VP": VP}
@@ -261,6 +263,105 @@ def test_adam(page, draw):
     """
     answer = page(["mlp"], body, weights=weights.tolist(), gradients=gradients.tolist())
     same(answer, parameter.detach())
+
+
+def test_average_of_weights(page, draw):
+    weights = normal(draw, 4, 10)
+    network = torch.nn.Linear(10, 1, bias=False).double()
+    network.weight.data = weights[:1].clone()
+    average = EMA(network, 0.5)
+    for step in weights[1:]:
+        network.weight.data = step[None].clone()
+        average.update(network)
+    body = """
+        const [first, ...steps] = a.weights.map((row) => ({weights: Float64Array.from(row)}));
+        const average = new m.EMA(first, 0.5);
+        steps.forEach((step) => average.update(step));
+        return average.weights;
+    """
+    same(page(["mlp"], body, weights=weights.tolist()), average.network.weight[0])
+
+
+def in_package(weights):
+    """Return the network of chapter 3's figure with the weights of the page."""
+    network = MLP(width=32, depth=3, frequencies=4).double()
+    network.angles = math.pi * torch.arange(1, 5, dtype=torch.float64)
+    weights = torch.tensor(weights, dtype=torch.float64)
+    torch.nn.utils.vector_to_parameters(weights, network.parameters())
+    return network
+
+
+def test_update_of_the_training(page, mixture):
+    body = (
+        TARGET
+        + """
+        const training = new m.Training(target, a.seed);
+        for (let i = 0; i < 3; i++) training.update(0.01);
+        const before = training.network.weights.slice(), average = training.average.weights.slice();
+        const adam = [training.adam.mean.slice(), training.adam.square.slice()];
+        training.uniform = m.generator(a.seed);
+        const loss = training.update(0.01);
+        const after = training.network.weights, averaged = training.average.weights;
+        const uniform = m.generator(a.seed);  // the same batch again
+        const t = Float64Array.from({length: 128}, uniform);
+        const x0 = m.normal(uniform, 256), x1 = m.sample(target, uniform, 128);
+        return {before, average, adam, loss, after, averaged, t, x0, x1};
+    """
+    )
+    target, in_page = mixture
+    got = page(["training", "random"], body, target=in_page, seed=SEED)
+    t, x0, x1 = (torch.tensor(got[name], dtype=torch.float64) for name in ("t", "x0", "x1"))
+    x0, x1, path = x0.reshape(-1, 2), x1.reshape(-1, 2), AffinePath(LINEAR)
+    network = in_package(got["before"])
+    point = path.sample(x0, x1, t)
+    loss = (network(point.x_t, t) - point.velocity).square().sum(dim=1).mean()
+    same(got["loss"], loss.detach())
+    # PyTorch's Adam with the page's moments after three steps, on all weights as one tensor
+    weights = torch.nn.Parameter(torch.tensor(got["before"], dtype=torch.float64))
+    gradient = torch.autograd.grad(loss, network.parameters())
+    weights.grad = torch.cat([slope.flatten() for slope in gradient])
+    adam = torch.optim.Adam([weights], lr=0.01)
+    mean, square = torch.tensor(got["adam"], dtype=torch.float64)
+    adam.state[weights] = {"step": torch.tensor(3.0), "exp_avg": mean, "exp_avg_sq": square}
+    adam.step()
+    same(got["after"], weights.detach())
+    average = torch.tensor(got["average"], dtype=torch.float64)
+    decay = (1 + 4) / (10 + 4)
+    same(got["averaged"], decay * average + (1 - decay) * weights.detach())
+
+
+def test_measurements_of_the_training(page, mixture):
+    body = (
+        TARGET
+        + """
+        const training = new m.Training(target, a.seed);
+        for (let i = 0; i < 20; i++) training.update(0.01);
+        return {errors: training.errors(), floor: training.floor, probe: training.probe,
+                truth: training.truth, weights: training.network.weights,
+                average: training.average.weights, noise: training.noise,
+                samples: training.samples().at(-1)};
+    """
+    )
+    target, in_page = mixture
+    got = page(["training"], body, target=in_page, seed=SEED)
+    x = torch.tensor(got["probe"]["x"], dtype=torch.float64).reshape(-1, 2)
+    t = torch.tensor(got["probe"]["t"], dtype=torch.float64)
+    exact = ExactField(AffinePath(LINEAR), target)
+    same(got["truth"], exact(x, t))
+    networks = [in_package(got[name]) for name in ("weights", "average")]
+    with torch.no_grad():
+        errors = [relative_error(network(x, t), exact(x, t)) for network in networks]
+    same(got["errors"], torch.tensor(errors, dtype=torch.float64))
+    noise = torch.tensor(got["noise"], dtype=torch.float64).reshape(-1, 2)
+    times = torch.linspace(0, 1, 13, dtype=torch.float64)
+    same(got["samples"], solvers.solve(networks[1], noise, times, solvers.heun).last.detach())
+    # the floor is a mean over random points on both sides
+    n, draw = 40_000, torch.Generator().manual_seed(SEED)
+    t, x0 = uniform(draw, n), normal(draw, n, 2)
+    x = AffinePath(LINEAR).sample(x0, target.sample(n, draw).double(), t).x_t
+    variance = exact.target_variance(x, t)
+    error = variance.std() * math.sqrt(1 / n + 1 / 6000)
+    assert abs(got["floor"] - variance.mean()) < 5 * error
 
 
 def test_random_numbers(page):

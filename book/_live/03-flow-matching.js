@@ -45,22 +45,23 @@ export function shareOnData(x, { means, variances }) {
   return near;
 }
 
-/** The least and the largest loss in each of some columns of a logarithmic axis, as a line. */
-export function envelope(losses, columns) {
-  const line = [];
-  for (let c = 0; c < columns; c++) {
-    const from = Math.floor(LAST ** (c / columns)) - 1;
-    const part = losses.slice(from, Math.floor(LAST ** ((c + 1) / columns)) - 1);
-    if (part.length) line.push([from + 1, Math.min(...part)], [from + 1, Math.max(...part)]);
+/** In each of some columns of a logarithmic axis [update, least, mean, largest loss]. */
+export function columns(losses, n) {
+  const rows = [];
+  for (let c = 0; c < n; c++) {
+    const [from, to] = [c, c + 1].map((place) => Math.floor(LAST ** (place / n)) - 1);
+    const part = losses.slice(from, to);
+    const mean = part.reduce((sum, loss) => sum + loss, 0) / part.length;
+    if (part.length) rows.push([from + 1, Math.min(...part), mean, Math.max(...part)]);
   }
-  return line;
+  return rows;
 }
 
 export function start(element) {
   const figure = new Figure(element, "Data, learning rate, training, and a look back");
   const plane = new Plane(figure, EXTENT, "Data, and samples of the network. You can draw data.");
   const updates = { label: "updates", from: 1, to: 1.5 * LAST, log: true };
-  const lossChart = new Chart(figure, "The loss of each batch, with its floor.", updates, {
+  const lossChart = new Chart(figure, "The loss of each batch and its mean, with the floor.", updates, {
     label: "loss of a batch",
     from: 0,
     to: 100,
@@ -190,9 +191,13 @@ export function start(element) {
     const step = 10 ** Math.floor(Math.log10(highest)) / 5;
     lossChart.y.to = step * Math.ceil(highest / step);
     lossChart.clear();
-    lossChart.line(envelope(run.losses, 150), "noise", 1);
+    const rows = columns(run.losses, 150);
+    lossChart.line(rows.flatMap(([u, least, , most]) => [[u, least], [u, most]]), "noise", 1);
+    lossChart.line(rows.map(([u, , mean]) => [u, mean]), "model");
     lossChart.line([[1, run.floor], [LAST, run.floor]], "data", 1.5, [5, 4]);
     lossChart.text("floor", 1, run.floor + 0.07 * lossChart.y.to, "data");
+    lossChart.text("each batch", 400, 0.97 * lossChart.y.to, "noise");
+    lossChart.text("their mean", 400, 0.88 * lossChart.y.to, "model");
     const measured = run.errors.slice(1); // the first is before all updates
     errorChart.line(measured.map(([update, error]) => [update, error]), "model");
     errorChart.line(measured.map(([update, , averaged]) => [update, averaged]), "data");
@@ -272,7 +277,9 @@ export function start(element) {
   // a finger or a mouse draws a line; arrow keys draw one from the last point
   plane.handle(() => (drawing.length ? drawing.slice(-2) : [0, 0]), draw);
   plane.canvas.addEventListener("pointerdown", () => (drawing = []), true);
-  plane.canvas.addEventListener("pointerup", () => figure.guard(again));
+  for (const end of ["pointerup", "pointercancel"]) {
+    plane.canvas.addEventListener(end, () => figure.guard(again));
+  }
   plane.canvas.addEventListener("keyup", (event) => {
     if (event.key.startsWith("Arrow")) figure.guard(again);
   });
