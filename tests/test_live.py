@@ -3,17 +3,21 @@
 import json
 import math
 import random
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
-from browser import HTML
+from browser import HTML, show
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from fmtutorial import couplings, solvers
 from fmtutorial.assignment import assignment
 from fmtutorial.diffusion import solve_sde
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
-from fmtutorial.metrics import relative_error
+from fmtutorial.metrics import mode_shares, relative_error
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
 from fmtutorial.training import EMA
@@ -394,3 +398,97 @@ def test_samples_of_a_mixture(page, mixture):
     ours, theirs = (exact.log_prob(points, ones) for points in (x, fresh))
     spread = math.sqrt((ours.var() + theirs.var()) / 20000)
     assert abs(ours.mean() - theirs.mean()) < 5 * spread
+
+
+# The worker behind chapter 3's figure; a test can count its answers, end it or send it nowhere.
+WATCH = """
+const Real = Worker;
+window.workers = [];
+window.answers = [];
+window.Worker = class extends Real {
+  constructor(url, options) {
+    super(window.broken ? "nowhere.js" : url, options);
+    workers.push(this);
+    this.addEventListener("message", (event) => answers.push(event.data));
+  }
+};
+"""
+
+
+@pytest.fixture
+def training(browser, address):
+    """Open chapter 3's figure; return its words, its button of a name, and a wait."""
+    show(browser, 1280)
+    features = [{"name": "prefers-reduced-motion", "value": "no-preference"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    watch = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+    browser.get(f"{address}book/03-flow-matching.html")
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", watch)
+    element = browser.find_element("id", "live-03-flow-matching")
+
+    def words():
+        found = element.find_elements("class name", "live-words")
+        return found[0].text if found else ""
+
+    def button(name):
+        buttons = element.find_elements("tag name", "button")
+        next(b for b in buttons if b.text == name).click()
+
+    def wait(condition):
+        # a busy machine may need several times as long as a reader's
+        WebDriverWait(browser, 60).until(lambda _: condition())
+
+    def see():
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+
+    return SimpleNamespace(words=words, button=button, wait=wait, see=see, element=element)
+
+
+def test_ring_is_learned_and_the_worker_rests_out_of_sight(browser, training):
+    training.see()
+    on_data = r"(\d+) % of their samples lie on the data"
+
+    def learned():
+        found = re.search(on_data, training.words())
+        return found and int(found[1]) >= 80
+
+    training.wait(learned)
+    samples = browser.execute_script("return [...answers.findLast(a => a.states).states.at(-1)]")
+    samples = torch.tensor(samples).reshape(-1, 2)
+    assert (mode_shares(samples, ring_of_gaussians().means) > 0.3 / 11).all()
+    browser.execute_script("scrollTo(0, document.documentElement.scrollHeight)")
+    pause = "setTimeout(() => arguments[0](answers.length), 700)"
+    first = browser.execute_async_script(pause)
+    assert browser.execute_async_script(pause) == first
+    training.see()
+    training.wait(lambda: browser.execute_script("return answers.length") > first)
+
+
+def test_lost_worker_gets_a_sentence_and_a_new_start(browser, training):
+    training.see()
+    training.wait(lambda: training.words().startswith("After"))
+    browser.execute_script("workers.at(-1).terminate()")
+    training.wait(lambda: "does not answer" in training.words())
+    training.button("Train")
+    training.wait(lambda: training.words().startswith("After"))
+
+
+def test_worker_that_cannot_start_gets_a_sentence_and_a_new_start(browser, training):
+    browser.execute_script("window.broken = true")
+    training.see()
+    training.wait(lambda: "could not start" in training.words())
+    browser.execute_script("window.broken = false")
+    training.button("Train")
+    training.wait(lambda: training.words().startswith("After"))
+
+
+def test_training_without_data_gets_a_sentence(browser, training):
+    training.see()
+    training.wait(training.words)
+    training.element.find_element("tag name", "select").send_keys("what I draw")
+    training.wait(lambda: "no data yet" in training.words())
+    for name in ("Train", "Start again"):
+        training.button(name)
+        assert "no data yet" in training.words()
+    training.element.find_element("tag name", "canvas").send_keys(Keys.ARROW_LEFT)
+    training.wait(lambda: training.words().startswith("After"))
