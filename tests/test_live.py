@@ -3,19 +3,28 @@
 import json
 import math
 import random
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
-from browser import HTML
+from browser import HTML, show
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from fmtutorial import couplings, solvers
 from fmtutorial.assignment import assignment
 from fmtutorial.diffusion import solve_sde
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
+<<<<<<< HEAD
 from fmtutorial.guidance import guided
+=======
+from fmtutorial.metrics import mode_shares, relative_error
+>>>>>>> help-g
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
+from fmtutorial.training import EMA
 
 SEED = random.SystemRandom().randrange(2**31)
 SCHEDULES = {"LINEAR": LINEAR, "COSINE": COSINE, "SQRT": SQRT, "VP": VP}
@@ -104,7 +113,7 @@ def test_lipman_schedule_leaves_noise(page, draw):
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [("velocity", "__call__"), ("score", "score"), ("posteriorMean", "posterior_mean"),
-     ("logProb", "log_prob")],
+     ("logProb", "log_prob"), ("targetVariance", "target_variance")],
 )  # fmt: skip
 def test_exact_field(page, draw, mixture, name, theirs, ours):
     target, in_page = mixture
@@ -264,6 +273,105 @@ def test_adam(page, draw):
     same(answer, parameter.detach())
 
 
+def test_average_of_weights(page, draw):
+    weights = normal(draw, 4, 10)
+    network = torch.nn.Linear(10, 1, bias=False).double()
+    network.weight.data = weights[:1].clone()
+    average = EMA(network, 0.5)
+    for step in weights[1:]:
+        network.weight.data = step[None].clone()
+        average.update(network)
+    body = """
+        const [first, ...steps] = a.weights.map((row) => ({weights: Float64Array.from(row)}));
+        const average = new m.EMA(first, 0.5);
+        steps.forEach((step) => average.update(step));
+        return average.weights;
+    """
+    same(page(["mlp"], body, weights=weights.tolist()), average.network.weight[0])
+
+
+def in_package(weights):
+    """Return the network of chapter 3's figure with the weights of the page."""
+    network = MLP(width=32, depth=3, frequencies=4).double()
+    network.angles = math.pi * torch.arange(1, 5, dtype=torch.float64)
+    weights = torch.tensor(weights, dtype=torch.float64)
+    torch.nn.utils.vector_to_parameters(weights, network.parameters())
+    return network
+
+
+def test_update_of_the_training(page, mixture):
+    body = (
+        TARGET
+        + """
+        const training = new m.Training(target, a.seed);
+        for (let i = 0; i < 3; i++) training.update(0.01);
+        const before = training.network.weights.slice(), average = training.average.weights.slice();
+        const adam = [training.adam.mean.slice(), training.adam.square.slice()];
+        training.uniform = m.generator(a.seed);
+        const loss = training.update(0.01);
+        const after = training.network.weights, averaged = training.average.weights;
+        const uniform = m.generator(a.seed);  // the same batch again
+        const t = Float64Array.from({length: 128}, uniform);
+        const x0 = m.normal(uniform, 256), x1 = m.sample(target, uniform, 128);
+        return {before, average, adam, loss, after, averaged, t, x0, x1};
+    """
+    )
+    target, in_page = mixture
+    got = page(["training", "random"], body, target=in_page, seed=SEED)
+    t, x0, x1 = (torch.tensor(got[name], dtype=torch.float64) for name in ("t", "x0", "x1"))
+    x0, x1, path = x0.reshape(-1, 2), x1.reshape(-1, 2), AffinePath(LINEAR)
+    network = in_package(got["before"])
+    point = path.sample(x0, x1, t)
+    loss = (network(point.x_t, t) - point.velocity).square().sum(dim=1).mean()
+    same(got["loss"], loss.detach())
+    # PyTorch's Adam with the page's moments after three steps, on all weights as one tensor
+    weights = torch.nn.Parameter(torch.tensor(got["before"], dtype=torch.float64))
+    gradient = torch.autograd.grad(loss, network.parameters())
+    weights.grad = torch.cat([slope.flatten() for slope in gradient])
+    adam = torch.optim.Adam([weights], lr=0.01)
+    mean, square = torch.tensor(got["adam"], dtype=torch.float64)
+    adam.state[weights] = {"step": torch.tensor(3.0), "exp_avg": mean, "exp_avg_sq": square}
+    adam.step()
+    same(got["after"], weights.detach())
+    average = torch.tensor(got["average"], dtype=torch.float64)
+    decay = (1 + 4) / (10 + 4)
+    same(got["averaged"], decay * average + (1 - decay) * weights.detach())
+
+
+def test_measurements_of_the_training(page, mixture):
+    body = (
+        TARGET
+        + """
+        const training = new m.Training(target, a.seed);
+        for (let i = 0; i < 20; i++) training.update(0.01);
+        return {errors: training.errors(), floor: training.floor, probe: training.probe,
+                truth: training.truth, weights: training.network.weights,
+                average: training.average.weights, noise: training.noise,
+                samples: training.samples().at(-1)};
+    """
+    )
+    target, in_page = mixture
+    got = page(["training"], body, target=in_page, seed=SEED)
+    x = torch.tensor(got["probe"]["x"], dtype=torch.float64).reshape(-1, 2)
+    t = torch.tensor(got["probe"]["t"], dtype=torch.float64)
+    exact = ExactField(AffinePath(LINEAR), target)
+    same(got["truth"], exact(x, t))
+    networks = [in_package(got[name]) for name in ("weights", "average")]
+    with torch.no_grad():
+        errors = [relative_error(network(x, t), exact(x, t)) for network in networks]
+    same(got["errors"], torch.tensor(errors, dtype=torch.float64))
+    noise = torch.tensor(got["noise"], dtype=torch.float64).reshape(-1, 2)
+    times = torch.linspace(0, 1, 13, dtype=torch.float64)
+    same(got["samples"], solvers.solve(networks[1], noise, times, solvers.heun).last.detach())
+    # the floor is a mean over random points on both sides
+    n, draw = 40_000, torch.Generator().manual_seed(SEED)
+    t, x0 = uniform(draw, n), normal(draw, n, 2)
+    x = AffinePath(LINEAR).sample(x0, target.sample(n, draw).double(), t).x_t
+    variance = exact.target_variance(x, t)
+    error = variance.std() * math.sqrt(1 / n + 1 / 6000)
+    assert abs(got["floor"] - variance.mean()) < 5 * error
+
+
 def test_random_numbers(page):
     body = """
         const uniform = m.generator(a.seed), again = m.generator(a.seed);
@@ -296,6 +404,7 @@ def test_samples_of_a_mixture(page, mixture):
     assert abs(ours.mean() - theirs.mean()) < 5 * spread
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", ["a turn", "a source", "a field that stretches more to the right"])
 def test_box_grows_as_the_divergence_says(page, draw, name):
     """Its area and the flux through its sides, against autograd and a fine solution."""
@@ -388,3 +497,97 @@ def test_summary_of_weighted_points(page, draw):
     w = w / w.sum()
     same(answer["mean"], w @ x)
     same([answer["spread"]], (w @ (x - w @ x).square().sum(dim=1)).sqrt()[None])
+=======
+# The worker behind chapter 3's figure; a test can count its answers, end it or send it nowhere.
+WATCH = """
+const Real = Worker;
+window.workers = [];
+window.answers = [];
+window.Worker = class extends Real {
+  constructor(url, options) {
+    super(window.broken ? "nowhere.js" : url, options);
+    workers.push(this);
+    this.addEventListener("message", (event) => answers.push(event.data));
+  }
+};
+"""
+
+
+@pytest.fixture
+def training(browser, address):
+    """Open chapter 3's figure; return its words, its button of a name, and a wait."""
+    show(browser, 1280)
+    features = [{"name": "prefers-reduced-motion", "value": "no-preference"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    watch = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+    browser.get(f"{address}book/03-flow-matching.html")
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", watch)
+    element = browser.find_element("id", "live-03-flow-matching")
+
+    def words():
+        found = element.find_elements("class name", "live-words")
+        return found[0].text if found else ""
+
+    def button(name):
+        buttons = element.find_elements("tag name", "button")
+        next(b for b in buttons if b.text == name).click()
+
+    def wait(condition):
+        # a busy machine may need several times as long as a reader's
+        WebDriverWait(browser, 60).until(lambda _: condition())
+
+    def see():
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+
+    return SimpleNamespace(words=words, button=button, wait=wait, see=see, element=element)
+
+
+def test_ring_is_learned_and_the_worker_rests_out_of_sight(browser, training):
+    training.see()
+    on_data = r"(\d+) % of their samples lie on the data"
+
+    def learned():
+        found = re.search(on_data, training.words())
+        return found and int(found[1]) >= 80
+
+    training.wait(learned)
+    samples = browser.execute_script("return [...answers.findLast(a => a.states).states.at(-1)]")
+    samples = torch.tensor(samples).reshape(-1, 2)
+    assert (mode_shares(samples, ring_of_gaussians().means) > 0.3 / 11).all()
+    browser.execute_script("scrollTo(0, document.documentElement.scrollHeight)")
+    pause = "setTimeout(() => arguments[0](answers.length), 700)"
+    first = browser.execute_async_script(pause)
+    assert browser.execute_async_script(pause) == first
+    training.see()
+    training.wait(lambda: browser.execute_script("return answers.length") > first)
+
+
+def test_lost_worker_gets_a_sentence_and_a_new_start(browser, training):
+    training.see()
+    training.wait(lambda: training.words().startswith("After"))
+    browser.execute_script("workers.at(-1).terminate()")
+    training.wait(lambda: "does not answer" in training.words())
+    training.button("Train")
+    training.wait(lambda: training.words().startswith("After"))
+
+
+def test_worker_that_cannot_start_gets_a_sentence_and_a_new_start(browser, training):
+    browser.execute_script("window.broken = true")
+    training.see()
+    training.wait(lambda: "could not start" in training.words())
+    browser.execute_script("window.broken = false")
+    training.button("Train")
+    training.wait(lambda: training.words().startswith("After"))
+
+
+def test_training_without_data_gets_a_sentence(browser, training):
+    training.see()
+    training.wait(training.words)
+    training.element.find_element("tag name", "select").send_keys("what I draw")
+    training.wait(lambda: "no data yet" in training.words())
+    for name in ("Train", "Start again"):
+        training.button(name)
+        assert "no data yet" in training.words()
+    training.element.find_element("tag name", "canvas").send_keys(Keys.ARROW_LEFT)
+    training.wait(lambda: training.words().startswith("After"))
+>>>>>>> help-g

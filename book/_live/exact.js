@@ -96,6 +96,32 @@ export class ExactField {
     return this.average(x, t, 1, (v, total, alpha) => (alpha * v) / total);
   }
 
+  /**
+   * E‖u − v_t(x)‖² given x_t = x, where u = α̇ x₁ + σ̇ x₀: the part within the components,
+   * (α̇σ − ασ̇)² times the trace of v / (α²v + σ²), and the part between their means. Chapter 3.
+   */
+  targetVariance(x, t) {
+    const [alpha, sigma] = [this.schedule.alpha(t), this.schedule.sigma(t)];
+    const [alphaDot, sigmaDot] = [this.schedule.alphaDot(t), this.schedule.sigmaDot(t)];
+    const { means, variances } = this.target;
+    const velocity = this.velocity(x, t);
+    const out = new Float64Array(x.length / 2);
+    for (let i = 0; i < out.length; i++) {
+      const { shares, totals } = observe(this.target, x[2 * i], x[2 * i + 1], alpha, sigma);
+      for (let k = 0; k < shares.length; k++) {
+        const rate = (alphaDot * alpha * variances[k] + sigmaDot * sigma) / totals[k];
+        let variance = (2 * (alphaDot * sigma - alpha * sigmaDot) ** 2 * variances[k]) / totals[k];
+        for (let d = 0; d < 2; d++) {
+          const mean = means[2 * k + d];
+          const component = alphaDot * mean + rate * (x[2 * i + d] - alpha * mean);
+          variance += (component - velocity[2 * i + d]) ** 2;
+        }
+        out[i] += shares[k] * variance;
+      }
+    }
+    return out;
+  }
+
   /** log p_t(x). */
   logProb(x, t) {
     const alpha = this.schedule.alpha(t);

@@ -137,13 +137,14 @@ export function start(element) {
   // a finger or a mouse draws a line; arrow keys draw one from the last point
   plane.handle(() => (drawing.length ? drawing.slice(-2) : [0, 0]), draw);
   plane.canvas.addEventListener("pointerdown", () => (drawing = []), true);
-  for (const end of ["pointerup", "keyup"]) {
-    plane.canvas.addEventListener(end, () => {
-      if (end === "keyup" && shape !== "what I draw") return;
-      again();
-      begin();
-    });
-  }
+  const flow = () => {
+    again();
+    begin();
+  };
+  plane.canvas.addEventListener("pointerup", flow);
+  plane.canvas.addEventListener("keyup", (event) => {
+    if (event.key.startsWith("Arrow")) flow();
+  });
 
   run();
   if (!figure.calm) begin();
