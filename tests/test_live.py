@@ -17,11 +17,8 @@ from fmtutorial.assignment import assignment
 from fmtutorial.diffusion import solve_sde
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
-<<<<<<< HEAD
 from fmtutorial.guidance import guided
-=======
 from fmtutorial.metrics import mode_shares, relative_error
->>>>>>> help-g
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
 from fmtutorial.training import EMA
@@ -404,7 +401,6 @@ def test_samples_of_a_mixture(page, mixture):
     assert abs(ours.mean() - theirs.mean()) < 5 * spread
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", ["a turn", "a source", "a field that stretches more to the right"])
 def test_box_grows_as_the_divergence_says(page, draw, name):
     """Its area and the flux through its sides, against autograd and a fine solution."""
@@ -497,7 +493,8 @@ def test_summary_of_weighted_points(page, draw):
     w = w / w.sum()
     same(answer["mean"], w @ x)
     same([answer["spread"]], (w @ (x - w @ x).square().sum(dim=1)).sqrt()[None])
-=======
+
+
 # The worker behind chapter 3's figure; a test can count its answers, end it or send it nowhere.
 WATCH = """
 const Real = Worker;
@@ -590,4 +587,3 @@ def test_training_without_data_gets_a_sentence(browser, training):
         assert "no data yet" in training.words()
     training.element.find_element("tag name", "canvas").send_keys(Keys.ARROW_LEFT)
     training.wait(lambda: training.words().startswith("After"))
->>>>>>> help-g
