@@ -711,7 +711,7 @@ print(f"a ring 13 % too small: {small.value:.2f} ± {small.error:.2f}")
 assert small.value > 1 + 4 * small.error
 
 # %% [markdown]
-# What does it not see? Points between the modes: a point in a gap is never far from a mode. Take 14 % of the data and put them into the gaps, and the distance stays that of fresh data. So count the strays, the points more than 2.5 from every centre: 4 % of the ring, 18 % now. For the samples their share must be that of data, to four standard errors.
+# What does it not see? Points between the modes: a point in a gap is never far from a mode. Take 14 % of the data and put them into the gaps, and the distance does not grow. So count the strays, the points more than 2.5 from every centre: 4 % of the ring, four times as many now. For the samples their share must be that of data, to four standard errors.
 
 
 # %%
