@@ -92,14 +92,22 @@ export function argmax(plan) {
   });
 }
 
-/** For each data point a noise drawn by its column of the plan, from uniform numbers in [0, 1). */
+/** Pairs [noise, data] drawn by the plan's entries with replacement, from numbers in [0, 1). */
 export function drawn(plan, uniforms) {
-  return Int32Array.from(plan[0], (_, j) => {
-    const total = plan.reduce((sum, row) => sum + row[j], 0);
-    let left = uniforms[j] * total;
-    for (let i = 0; i < plan.length; i++) if ((left -= plan[i][j]) < 0) return i;
-    return plan.length - 1;
+  const columns = plan[0].length;
+  const flat = plan.flatMap((row) => [...row]);
+  const total = flat.reduce((sum, value) => sum + value);
+  return Array.from(uniforms, (uniform) => {
+    let [cell, left] = [0, uniform * total];
+    while (cell + 1 < flat.length && (left -= flat[cell]) >= 0) cell++;
+    return [Math.floor(cell / columns), cell % columns];
   });
+}
+
+/** The share of the plan's mass that sits in rows with too much of it. */
+export function wrongRows(plan) {
+  const sums = plan.map((row) => row.reduce((sum, value) => sum + value));
+  return sums.reduce((wrong, sum) => wrong + Math.abs(sum - 1 / plan.length), 0) / 2;
 }
 
 /** The permutation nearest to the plan in the sum of squares, as fmtutorial.couplings.sinkhorn. */
