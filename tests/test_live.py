@@ -334,6 +334,15 @@ def test_quantiles_on_the_line(page, draw, line):
     same(below(in_page, torch.tensor(x, dtype=torch.float64), t).tolist(), share)
 
 
+def test_density_on_the_line(page, draw, line):
+    target, in_page = line
+    x, t = normal(draw, 9), uniform(draw, 1).item()
+    body = "return a.x.map((x) => m.observeLine(a.target, x, a.t).density);"
+    answer = page(["reflow"], body, target=in_page, x=x.tolist(), t=t)
+    field = ExactField(AffinePath(LINEAR), target)
+    same(answer, field.log_prob(x[:, None], torch.full((9,), t, dtype=torch.float64)).exp())
+
+
 def test_flow_map_on_the_line(page, draw, line):
     target, in_page = line
     x, s, t, h = normal(draw, 7), 0.3 * uniform(draw, 1).item(), 0.6, 1e-5

@@ -10,7 +10,7 @@ const FAR = 8; // standard deviations; beyond them Φ is 0 or 1 in double precis
 export function normalCdf(z) {
   if (Math.abs(z) > FAR + 0.3) return z > 0 ? 1 : 0;
   let [term, sum, before] = [z, z, NaN];
-  for (let i = 3; sum !== before; i += 2) {
+  for (let i = 3; sum !== before && i < 500; i += 2) {
     before = sum;
     term *= (z * z) / i;
     sum += term;
