@@ -84,7 +84,8 @@ export function start(element) {
     figure.draw();
     const price = (some) => some.reduce((sum, [i, j]) => sum + cost[i][j], 0) / COUNT;
     const never = (name) => uses(found[name].map(([i]) => i), COUNT).filter((n) => n === 0).length;
-    const wrong = Number((100 * wrongRows(plan)).toPrecision(2));
+    const percent = 100 * wrongRows(plan);
+    const wrong = percent < 0.01 ? "less than 0.01" : Number(percent.toPrecision(2));
     const plural = iterations === 1 ? "" : "s";
     figure.say(
       `Mean squared distance of the pairs: ${price(pairs).toFixed(2)}; exact ` +

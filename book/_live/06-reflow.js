@@ -65,7 +65,7 @@ export function start(element) {
     figure,
     "Where Euler steps of round one and of round two end, beside the density of the data.",
     { label: "position at t = 1", from: -EXTENT, to: EXTENT },
-    { label: "density", from: 0, to: 1.5 },
+    { label: "density", from: 0, to: 2 },
   );
   let [stage, steps, seed] = [STAGES.lines, 1, 2];
   let [s, x, t] = [0.1, 0.8, 0.9]; // a place at time s, and the end of the interval
@@ -101,7 +101,8 @@ export function start(element) {
     c.fillStyle = plane.colour("truth");
     c.font = "12px sans-serif";
     c.textAlign = align;
-    c.fillText(words, ...plane.at(across(time), place));
+    const [px, py] = plane.at(across(time), place);
+    c.fillText(words, px, py - 6);
   }
 
   figure.draw = () => {
@@ -115,8 +116,8 @@ export function start(element) {
       });
       plane.polygon([across(time), -EXTENT, ...outline, across(time), EXTENT], colour);
     }
-    write("noise, t = 0", 0, -0.95 * EXTENT, "left");
-    write("data, t = 1", 1, -0.95 * EXTENT, "right");
+    write(" noise, t = 0", 0, -EXTENT, "left");
+    write("data, t = 1 ", 1, -EXTENT, "right");
     const paths = stage === STAGES.lines ? "noise" : "model";
     for (let i = 0; i < COUNT; i++) {
       plane.line(way((time) => position(i, time)), paths, 1.3, 0.7);
@@ -133,6 +134,8 @@ export function start(element) {
     plane.arrow(across(s), x, long, (t - s) * v, "truth", 2);
     plane.arrow(across(s), x, long, (t - s) * chord, "data", 2.5);
     plane.circle(across(s), x, 7, "data");
+    write(straight ? "" : "tangent", t, x + (t - s) * v, "right");
+    write(straight ? "tangent = chord" : "chord", t, x + (t - s) * chord, "right");
     chart.clear();
     const [one, two] = tries[steps];
     chart.bars(histogram(one), "noise");
@@ -142,9 +145,9 @@ export function start(element) {
       "data",
       2,
     );
-    chart.text("round one", -EXTENT, 1.4, "noise");
-    chart.text("round two", -EXTENT, 1.25, "model");
-    chart.text("data", -EXTENT, 1.1, "data");
+    chart.text("round one", -EXTENT, 1.95, "noise");
+    chart.text("round two", -EXTENT, 1.75, "model");
+    chart.text("data", -EXTENT, 1.55, "data");
     const pairs = (COUNT * (COUNT - 1)) / 2;
     const met = `${crossings(x0, stage === STAGES.lines ? x1 : ends)} of ${pairs} pairs of`;
     const seen = {
@@ -153,11 +156,11 @@ export function start(element) {
       [STAGES.straight]: `${met} new lines cross.`,
     };
     figure.say(
-      `${seen[stage]} From s = ${s.toFixed(2)} to t = ${t.toFixed(2)} the tangent (dark) has slope ` +
-        `${v.toFixed(2)}, the chord (orange) ${chord.toFixed(2)}: the tangent misses by ` +
-        `${Math.abs((t - s) * (v - chord)).toFixed(2)}. After ${steps} Euler ` +
-        `step${steps === 1 ? "" : "s"} round one ends ${distance(one).toFixed(2)} from the data, ` +
-        `round two ${distance(two).toFixed(2)}.`,
+      `${seen[stage]} From s = ${s.toFixed(2)} to t = ${t.toFixed(2)}: tangent ${v.toFixed(2)}, ` +
+        `chord ${chord.toFixed(2)}; an Euler step misses by ` +
+        `${Math.abs((t - s) * (v - chord)).toFixed(2)}. In ${steps} step${steps === 1 ? "" : "s"} ` +
+        `from noise round one ends ${distance(one).toFixed(2)} from the data, round two ` +
+        `${distance(two).toFixed(2)}.`,
     );
   };
 
