@@ -206,9 +206,18 @@ def test_pairing_from_a_plan(page, draw):
     largest, drawn, order, flat = answer
     plan = torch.tensor(flat, dtype=torch.float64).reshape(12, 12)
     assert largest == plan.argmax(dim=0).tolist()
-    columns = (plan / plan.sum(dim=0)).cumsum(dim=0)
-    assert drawn == (columns <= u).sum(dim=0).tolist()
+    cells = torch.searchsorted(plan.flatten().cumsum(dim=0), u * plan.sum(), right=True)
+    assert drawn == [list(divmod(cell, 12)) for cell in cells.tolist()]
     torch.testing.assert_close(x0[order], couplings.sinkhorn(x0, x1, 0.1, 200))
+
+
+def test_mass_in_wrong_rows(page, draw):
+    cost = 5 * uniform(draw, 9, 9)
+    body = "return m.wrongRows(m.sinkhornLog(a.cost.map((r) => Float64Array.from(r)), 0.1, 2));"
+    sums = couplings.sinkhorn_log(cost, 0.1, 2).sum(dim=1)
+    assert sums.std() > 1e-3
+    # what is too much in some rows is missing in others
+    same(page(["couplings"], body, cost=cost.tolist()), (sums - 1 / 9).clamp(min=0).sum())
 
 
 def test_sde_step(page, draw, mixture, monkeypatch):
@@ -587,3 +596,109 @@ def test_training_without_data_gets_a_sentence(browser, training):
         assert "no data yet" in training.words()
     training.element.find_element("tag name", "canvas").send_keys(Keys.ARROW_LEFT)
     training.wait(lambda: training.words().startswith("After"))
+
+
+@pytest.fixture
+def line(draw):
+    """A random mixture on the line as the package and as the page have it."""
+    weights, means, variances = uniform(draw, 3) + 0.2, 2 * normal(draw, 3), uniform(draw, 3) + 0.1
+    weights = weights / weights.sum()
+    target = {"weights": weights, "means": means, "variances": variances}
+    in_page = {name: value.tolist() for name, value in target.items()}
+    return GaussianMixture(means[:, None], variances, weights), in_page
+
+
+def below(target, x, t):
+    """Return the share of x_t that lies below x."""
+    std = ((1 - t) ** 2 + t**2 * torch.tensor(target["variances"], dtype=torch.float64)).sqrt()
+    z = (x[:, None] - t * torch.tensor(target["means"], dtype=torch.float64)) / std
+    return torch.special.ndtr(z) @ torch.tensor(target["weights"], dtype=torch.float64)
+
+
+def test_normal_distribution_function(page, draw):
+    z = torch.cat([3 * normal(draw, 50), torch.tensor([0.0, 8.3, -8.3, 40, -40]).double()])
+    same(page(["reflow"], "return a.z.map(m.normalCdf);", z=z.tolist()), torch.special.ndtr(z))
+
+
+def test_quantiles_on_the_line(page, draw, line):
+    _, in_page = line
+    share, t = uniform(draw, 9), uniform(draw, 1).item()
+    body = "return a.share.map((share) => m.quantile(a.target, share, a.t));"
+    x = page(["reflow"], body, target=in_page, share=share.tolist(), t=t)
+    same(below(in_page, torch.tensor(x, dtype=torch.float64), t).tolist(), share)
+
+
+def test_density_on_the_line(page, draw, line):
+    target, in_page = line
+    x, t = normal(draw, 9), uniform(draw, 1).item()
+    body = "return a.x.map((x) => m.observeLine(a.target, x, a.t).density);"
+    answer = page(["reflow"], body, target=in_page, x=x.tolist(), t=t)
+    field = ExactField(AffinePath(LINEAR), target)
+    same(answer, field.log_prob(x[:, None], torch.full((9,), t, dtype=torch.float64)).exp())
+
+
+def test_flow_map_on_the_line(page, draw, line):
+    target, in_page = line
+    x, s, t, h = normal(draw, 7), 0.3 * uniform(draw, 1).item(), 0.6, 1e-5
+    body = """
+        const times = [a.t - a.h, a.t, a.t + a.h];
+        return times.map((t) => a.x.map((x) => m.flowMap(a.target, x, a.s, t)));
+    """
+    given = {"target": in_page, "x": x.tolist(), "s": s, "t": t, "h": h}
+    before, now, after = torch.tensor(page(["reflow"], body, **given), dtype=torch.float64)
+    same(below(in_page, now, t).tolist(), below(in_page, x, s))
+    # it follows the package's field; a central difference errs by h² and by rounding over h
+    field = ExactField(AffinePath(LINEAR), target)
+    velocity = field(now[:, None], torch.full((7,), t, dtype=torch.float64))[:, 0]
+    torch.testing.assert_close((after - before) / (2 * h), velocity, rtol=1e-5, atol=1e-5)
+
+
+def test_mean_velocity_on_the_line(page, draw, line):
+    target, in_page = line
+    x, s, t = normal(draw, 7), 0.2, 0.7
+    body = "return a.x.map((x) => m.meanVelocity(a.target, x, a.s, a.t));"
+    answer = page(["reflow"], body, target=in_page, x=x.tolist(), s=s, t=t)
+    times = torch.linspace(s, t, 401, dtype=torch.float64)
+    field = ExactField(AffinePath(LINEAR), target)
+    end = solvers.solve(field, x[:, None], times, solvers.rk4).last[:, 0]
+    # rk4 errs by h⁴, with h = 1/800 and a field that changes within some tenths
+    expected = (end - x) / (t - s)
+    torch.testing.assert_close(torch.tensor(answer).double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("t", [0, 0.35, 1])
+def test_velocity_of_new_lines(page, draw, line, t):
+    _, in_page = line
+    x0 = normal(draw, 9)
+    body = """
+        const x1 = a.x0.map((x) => m.flowMap(a.target, x, 0, 1));
+        const x = a.x0.map((x, i) => (1 - a.t) * x + a.t * x1[i]);
+        return [x1, x.map((place) => m.straightVelocity(a.target, place, a.t))];
+    """
+    answer = page(["reflow"], body, target=in_page, x0=x0.tolist(), t=t)
+    x1, velocity = torch.tensor(answer, dtype=torch.float64)
+    # where few particles are, a share of them says little of the place
+    torch.testing.assert_close(velocity, x1 - x0, rtol=1e-8, atol=1e-8)
+
+
+def test_field_of_the_line_in_the_plane(page, draw):
+    """With equal variances the exact field of the plane, on an axis, is that of the line."""
+    means, x, t = 2 * normal(draw, 3), normal(draw, 7), uniform(draw, 1).item()
+    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    variances = torch.full((3,), 0.04, dtype=torch.float64)
+    body = """
+        const axis = (numbers) => points(numbers.map((x) => [x, 0]));
+        const target = {weights: a.weights, means: axis(a.means), variances: [0.04, 0.04, 0.04]};
+        return new m.ExactField(m.LINEAR, target).velocity(axis(a.x), a.t);
+    """
+    given = {"weights": weights.tolist(), "means": means.tolist(), "x": x.tolist(), "t": t}
+    answer = page(["schedules", "exact"], body, **given)
+    exact = ExactField(AffinePath(LINEAR), GaussianMixture(means[:, None], variances, weights))
+    velocity = exact(x[:, None], torch.full((7,), t, dtype=torch.float64))
+    same(answer, torch.cat([velocity, 0 * velocity], dim=1))
+
+
+def test_crossings(page, draw):
+    x0, x1 = normal(draw, 15), normal(draw, 15)
+    count = page(["reflow"], "return m.crossings(a.x0, a.x1);", x0=x0.tolist(), x1=x1.tolist())
+    assert count == ((x0[:, None] < x0) & (x1[:, None] > x1)).sum()

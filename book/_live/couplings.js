@@ -68,19 +68,23 @@ export function sinkhornLog(cost, epsilon, iterations) {
   const columns = cost[0].length;
   const left = new Float64Array(rows);
   const right = new Float64Array(columns);
-  const logSum = (values) => {
-    const largest = Math.max(...values);
-    return largest + Math.log(values.reduce((sum, value) => sum + Math.exp(value - largest), 0));
+  const scaled = cost.map((row) => row.map((c) => c / epsilon));
+  // plain loops: this runs anew whenever the pointer moves
+  const logSum = (n, value) => {
+    let [largest, sum] = [-Infinity, 0];
+    for (let k = 0; k < n; k++) largest = Math.max(largest, value(k));
+    for (let k = 0; k < n; k++) sum += Math.exp(value(k) - largest);
+    return largest + Math.log(sum);
   };
   for (let k = 0; k < iterations; k++) {
     for (let i = 0; i < rows; i++) {
-      left[i] = -Math.log(rows) - logSum(right.map((r, j) => r - cost[i][j] / epsilon));
+      left[i] = -Math.log(rows) - logSum(columns, (j) => right[j] - scaled[i][j]);
     }
     for (let j = 0; j < columns; j++) {
-      right[j] = -Math.log(columns) - logSum(left.map((l, i) => l - cost[i][j] / epsilon));
+      right[j] = -Math.log(columns) - logSum(rows, (i) => left[i] - scaled[i][j]);
     }
   }
-  return cost.map((row, i) => row.map((c, j) => Math.exp(left[i] + right[j] - c / epsilon)));
+  return scaled.map((row, i) => row.map((c, j) => Math.exp(left[i] + right[j] - c)));
 }
 
 /** For each data point the noise of its largest entry in the plan: no permutation. */
@@ -92,14 +96,22 @@ export function argmax(plan) {
   });
 }
 
-/** For each data point a noise drawn by its column of the plan, from uniform numbers in [0, 1). */
+/** Pairs [noise, data] drawn by the plan's entries with replacement, from numbers in [0, 1). */
 export function drawn(plan, uniforms) {
-  return Int32Array.from(plan[0], (_, j) => {
-    const total = plan.reduce((sum, row) => sum + row[j], 0);
-    let left = uniforms[j] * total;
-    for (let i = 0; i < plan.length; i++) if ((left -= plan[i][j]) < 0) return i;
-    return plan.length - 1;
+  const columns = plan[0].length;
+  const flat = plan.flatMap((row) => [...row]);
+  const total = flat.reduce((sum, value) => sum + value);
+  return Array.from(uniforms, (uniform) => {
+    let [cell, left] = [0, uniform * total];
+    while (cell + 1 < flat.length && (left -= flat[cell]) >= 0) cell++;
+    return [Math.floor(cell / columns), cell % columns];
   });
+}
+
+/** The share of the plan's mass that sits in rows with too much of it. */
+export function wrongRows(plan) {
+  const sums = plan.map((row) => row.reduce((sum, value) => sum + value));
+  return sums.reduce((wrong, sum) => wrong + Math.abs(sum - 1 / plan.length), 0) / 2;
 }
 
 /** The permutation nearest to the plan in the sum of squares, as fmtutorial.couplings.sinkhorn. */
