@@ -184,7 +184,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     for name, text in (
         ("sample", "Draw a picture of digits, one row for each class."),
-        ("evaluate", "Measure generated digits by the shipped classifier."),
+        ("evaluate", "Measure generated digits by the shipped classifier, and by their pixels."),
     ):
         add = command(name, text)
         add("--weights", default="mnist", help=f"a file, or one of {', '.join(PUBLISHED)}")

@@ -59,7 +59,7 @@ check("digits.bits_per_dimension", bits_per_dimension)
 
 # %%
 def guided_velocity(network, x, t, label, scale):
-    """Return the guided velocity, shaped like x; t and label have shape (B,), scale has ()."""
+    """Return the guided velocity, shaped like x; t, label: (B,), scale: ()."""
     # YOUR CODE HERE
     raise NotImplementedError
 
@@ -80,7 +80,7 @@ check("digits.guided_velocity", guided_velocity)
 
 # %%
 def frechet(mean, covariance, other_mean, other_covariance):
-    """Return the squared distance, shape (); means have shape (D,), covariances (D, D)."""
+    """Return the squared distance, shape (); means (D,), covariances (D, D)."""
     # YOUR CODE HERE
     raise NotImplementedError
 

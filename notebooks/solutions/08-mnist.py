@@ -60,7 +60,7 @@ check("digits.bits_per_dimension", bits_per_dimension)
 
 # %%
 def guided_velocity(network, x, t, label, scale):
-    """Return the guided velocity, shaped like x; t and label have shape (B,), scale has ()."""
+    """Return the guided velocity, shaped like x; t, label: (B,), scale: ()."""
     # BEGIN SOLUTION
     free = network(x, t, None)
     return free + scale * (network(x, t, label) - free)
@@ -83,7 +83,7 @@ check("digits.guided_velocity", guided_velocity)
 
 # %%
 def frechet(mean, covariance, other_mean, other_covariance):
-    """Return the squared distance, shape (); means have shape (D,), covariances (D, D)."""
+    """Return the squared distance, shape (); means (D,), covariances (D, D)."""
     # BEGIN SOLUTION
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T

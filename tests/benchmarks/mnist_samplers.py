@@ -3,7 +3,7 @@
     .venv/bin/python tests/benchmarks/mnist_samplers.py
 
 1000 digits, 100 of each class, for each of three seeds; without guidance, then guidance at one
-setting. The floor is that of 1000 test digits, 100 of each class too, eight sets of them.
+setting. What 1000 digits of MNIST score is in mnist_floors.py.
 """
 
 import time
@@ -13,7 +13,6 @@ import torch
 from provenance import save
 
 from fmtutorial.images.classifier import score_digits
-from fmtutorial.images.data import mnist
 from fmtutorial.images.devices import fast_precision
 from fmtutorial.images.sampling import evaluations, sample_digits
 from fmtutorial.images.weights import load_weights
@@ -52,18 +51,6 @@ def steps_within(budget, method):
     return max(n for n in range(1, budget + 1) if evaluations(method, n) <= budget)
 
 
-def floors():
-    """Scores of eight sets of 1000 test digits, 100 of each class, drawn without replacement.
-
-    At random: MNIST's test digits stand in the order of their writers.
-    """
-    test, generator = mnist("test"), torch.Generator().manual_seed(0)
-    order = torch.randperm(len(test.labels), generator=generator)
-    rows = [order[test.labels[order] == c][:800].view(8, 100) for c in range(10)]
-    sets = torch.stack(rows, dim=1).flatten(1)
-    return [score_digits(test.images[i], test.labels[i]) for i in sets]
-
-
 def main():
     started = time.perf_counter()
     network = load_weights("mnist").network.to(DEVICE, memory_format=torch.channels_last)
@@ -80,7 +67,6 @@ def main():
         found = [scores(network, seed, method="heun", steps=10, scale=scale) for seed in SEEDS]
         results["guidance"][str(scale)] = summary(found)
         print("guidance", scale, results["guidance"][str(scale)], flush=True)
-    results["floor"] = summary(floors())
     save("mnist_samplers", results, SEEDS, started, DEVICE)
 
 

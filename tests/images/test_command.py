@@ -19,13 +19,14 @@ from fmtutorial.images import command as module
 from fmtutorial.images import devices
 from fmtutorial.images.bits import digit_bits
 from fmtutorial.images.classifier import score_digits
-from fmtutorial.images.command import command_line, draw, main, states
+from fmtutorial.images.command import command_line, draw, main, pixel_distance, states
 from fmtutorial.images.data import Digits, small_digits
 from fmtutorial.images.options import parse, settings_asked
 from fmtutorial.images.run import Run
 from fmtutorial.images.sampling import SAMPLERS, sample_digits
 from fmtutorial.images.settings import Settings
 from fmtutorial.images.weights import load_weights, save_weights
+from fmtutorial.metrics import energy_distance
 from fmtutorial.networks import UNet
 
 CPU = torch.device("cpu")
@@ -97,7 +98,7 @@ def test_help_names_every_option_and_its_default(capsys):
     for command, words in (
         ("train", ["--resume", "--budget", "(default: 12000)", "optimal-per-class", "0.002"]),
         ("sample", ["--columns", "(default: heun)", *SAMPLERS, "mnist-reflow"]),
-        ("evaluate", ["--bits", "--divergence", "(default: 10000)"]),
+        ("evaluate", ["--bits", "--divergence", "(default: 10000)", "pixels"]),
     ):
         with pytest.raises(SystemExit) as stop:
             parse([command, "--help"])
@@ -394,12 +395,20 @@ def test_evaluation_says_what_the_functions_say(weights, tmp_path, capsys):
         *("samples", "test digits", "bits per dimension", "options", "weights", "measured")
     }
     test = small_digits("test")
+    pixels = {name: found[name].pop("pixels") for name in ("samples", "test digits")}
     assert found["test digits"] == score_digits(*test)._asdict()
     network, labels = load_weights(weights).network, torch.arange(10).repeat_interleave(4)
     made = torch.cat(list(sample_digits(network, labels, "euler", 2, 2.0, seed=5)))
     expected = score_digits(made, labels)
     # another memory format, other roundings, some grey levels
     assert found["samples"]["frechet"] == pytest.approx(expected.frechet, rel=1e-2)
+    real, shipped = (
+        torch.cat([some.images[some.labels == c][::25] for c in range(10)]) / 127.5 - 1
+        for some in (test, small_digits("train"))
+    )
+    for name, images in (("samples", made / 127.5 - 1), ("test digits", real)):
+        distance = energy_distance(images, shipped)
+        assert pixels[name] == pytest.approx(distance, rel=1e-3)
     assert len(found["samples"]["class_accuracy"]) == len(found["samples"]["class_spread"]) == 10
     rows = torch.randperm(1000, generator=torch.Generator().manual_seed(5))[:3]
     bits = digit_bits(network, Digits(*(part[rows] for part in test)), 3, seed=5)
@@ -411,6 +420,7 @@ def test_evaluation_says_what_the_functions_say(weights, tmp_path, capsys):
     assert found["measured"]["torch"] == torch.__version__
     printed = capsys.readouterr().out
     assert f"accuracy {found['test digits']['accuracy']:.4f}" in printed
+    assert f"energy distance of pixels {pixels['samples']:.2f} (40)" in printed
     assert f"bits per dimension {found['bits per dimension']['mean']:.3f} ± " in printed
 
 
@@ -438,6 +448,16 @@ def test_evaluation_passes_its_options_on(weights, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:a Fréchet distance")
+def test_pixels_rank_damaged_digits():
+    """Digits of a half and a quarter of the brightness: the darker ones are farther."""
+    digits = small_digits("test")
+    real = pixel_distance(digits, 1000)
+    found = [pixel_distance(digits._replace(images=digits.images // k), 1000) for k in (2, 4)]
+    assert real < found[0] < found[1]
+    # any number of them, of every class alike
+    assert pixel_distance(digits, 10) > real
+
+
 def test_evaluation_without_bits_and_without_a_file(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(f"evaluate --weights {weights} --samples 20 --steps 1 --data small --device cpu".split())
