@@ -1,0 +1,341 @@
+// Chapter 8: the published network makes ten digits in the page. Above the states, below what each
+// is predicted to become. One can turn the noise, guide, count evaluations, and start from a
+// drawing that the flow has carried to noise.
+
+import {
+  NO_LABEL,
+  Networks,
+  PIXELS,
+  SIDE,
+  STEPS,
+  affordable,
+  carriedToNoise,
+  evaluations,
+  guided,
+  last,
+  sample,
+  turned,
+} from "./digits.js";
+import { Figure } from "./figure.js";
+import { Plane } from "./plane.js";
+import { generator, normal } from "./random.js";
+import { euler, grid, heun } from "./solvers.js";
+
+const COUNT = 10;
+const COLUMNS = 5;
+const EXTENT = 2; // of the square of noises that one drags through
+const SECONDS = 2.5; // to play it again
+const DRAWN_STEPS = 12; // of Heun's method, from a drawing to noise
+const BRUSH = 1.7; // pixels to either side of a stroke
+const SIZES = { mnist: 6, "mnist-one-step": 2 }; // megabytes to load, the first with its program
+const NETWORKS = { "the flow": "mnist", "distilled, one step": "mnist-one-step" };
+const CLASSES = { "one of each": null, none: NO_LABEL };
+for (let digit = 0; digit < 10; digit++) CLASSES[`digit ${digit}`] = digit;
+
+export function start(element) {
+  const figure = new Figure(element, "Network, class, guidance, sampler, evaluations and time");
+  const plane = new Plane(figure, EXTENT, "Ten images: upper rows states, lower rows predictions.");
+  let [network, label, scale, method, budget] = ["mnist", null, 1, "heun", 19];
+  let [t, seed, place, busy, stale, follow] = [0, 1, [0, 0], false, false, true];
+  let [noises, states, took, drawn] = [[], [], 0, ""];
+  let networks = null; // the worker
+  const loaded = {};
+  const paint = new OffscreenCanvas(SIDE, SIDE);
+  const brush = paint.getContext("2d");
+
+  /** Draw one image, black to white, in a square of the canvas. */
+  function image(context, pixels, left, top, side) {
+    const picture = brush.createImageData(SIDE, SIDE);
+    for (let i = 0; i < PIXELS; i++) {
+      picture.data.fill(Math.round(127.5 * (pixels[i] + 1)), 4 * i, 4 * i + 3);
+      picture.data[4 * i + 3] = 255;
+    }
+    brush.putImageData(picture, 0, 0);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(paint, left, top, side, side);
+  }
+
+  function newNoise() {
+    const uniform = generator(seed);
+    noises = [0, 1, 2].map(() => normal(uniform, COUNT * PIXELS));
+    place = [0, 0];
+    drawn = "";
+  }
+
+  const noise = () => turned(noises, ...place);
+
+  figure.draw = () => {
+    const steps = states.steps ?? 1;
+    const index = Math.min(Math.round(t * steps), states.length - 1);
+    const { x, prediction } = states[index] ?? { x: noise() };
+    const unit = plane.side / COLUMNS;
+    const context = plane.context;
+    plane.clear();
+    context.font = "13px sans-serif";
+    for (let row = 0; row < 4; row++) {
+      const [below, top] = [row % 2, row * (unit + unit / 4) + unit / 4];
+      context.fillStyle = plane.colour(below ? "model" : "noise");
+      context.fillText(below ? "predicted" : `t = ${t.toFixed(2)}`, 4, top - 4);
+      for (let column = 0; column < COLUMNS; column++) {
+        const i = COLUMNS * Math.floor(row / 2) + column;
+        const from = below ? prediction : x;
+        if (!from) continue;
+        image(context, from.subarray(i * PIXELS, (i + 1) * PIXELS), column * unit + 1, top, unit - 2);
+      }
+    }
+    if (loaded[network]) figure.say(words());
+  };
+
+  function words() {
+    const oneStep = network === "mnist-one-step";
+    const count = oneStep ? 1 : evaluations(method, affordable(method, budget));
+    const twice = oneStep || scale === 0 || scale === 1 ? "" : ", each of two of the network";
+    const spent = states.done ? `, ${took.toFixed(2)} s for all ten` : "";
+    const from = drawn || (place[0] || place[1] ? "noise turned by you" : "noise");
+    if (oneStep) {
+      return `From ${from}, one evaluation${spent}. Drag across the images to turn the noise.`;
+    }
+    const seen =
+      t === 0
+        ? "The first prediction is the mean of the class, whatever the noise."
+        : t < 0.6
+          ? "The predictions are still blurred: each is the mean of many digits."
+          : "Now the predictions hardly change.";
+    return `From ${from}, ${count} evaluations${twice}${spent}. ${seen}`;
+  }
+
+  const labels = () => Array.from({ length: COUNT }, (_, i) => label ?? i);
+
+  /** Sample anew; what is asked for on the way takes the place of what is under way. */
+  async function run() {
+    stale = true;
+    if (busy || !loaded[network]) return;
+    busy = true;
+    try {
+      while (stale) {
+        stale = false;
+        await once();
+      }
+    } catch (error) {
+      fail(error);
+    } finally {
+      busy = false;
+    }
+  }
+
+  async function once() {
+    const oneStep = network === "mnist-one-step";
+    const field = guided(loaded[network], labels(), oneStep ? 1 : scale);
+    const steps = oneStep ? 1 : affordable(method, budget);
+    const begun = performance.now();
+    const made = Object.assign([], { steps });
+    stop();
+    for await (const state of sample(field, noise(), grid(steps), oneStep ? euler : STEPS[method])) {
+      if (stale && made.length) return;
+      made.push(state);
+      states = made;
+      if (follow) setTime(oneStep ? 0 : state.t);
+      took = (performance.now() - begun) / 1000;
+      states.done = made.length > steps;
+      if (!figure.calm || states.done) figure.draw();
+    }
+  }
+
+  async function load(name) {
+    figure.say(`Loading ${SIZES[name]} MB…`);
+    if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly");
+    networks ??= new Networks();
+    loaded[name] ??= await networks.network(name);
+    element.classList.remove("failed");
+  }
+
+  function fail(error) {
+    networks?.worker.terminate();
+    networks = null;
+    for (const name of Object.keys(loaded)) delete loaded[name];
+    element.classList.add("failed");
+    controls.forEach((control) => (control.disabled = true));
+    begin.hidden = begin.disabled = false;
+    begin.textContent = "Load the network again";
+    figure.say(`No digits can be made here: ${error.message}. A picture stands above instead.`);
+  }
+
+  const begin = figure.button(`Load the network, ${SIZES.mnist} MB`, async () => {
+    begin.disabled = true;
+    try {
+      await load(network);
+      begin.hidden = true;
+      if (controls.length === 0) addControls();
+      controls.forEach((control) => (control.disabled = false));
+      run();
+    } catch (error) {
+      fail(error);
+    }
+  });
+
+  const controls = [];
+  let time = { set() {} };
+  let play = null;
+  let pad = null;
+
+  function setTime(value) {
+    t = value;
+    time.set(t);
+  }
+
+  function stop() {
+    figure.pause();
+    if (play) play.textContent = "Play";
+  }
+
+  function replay() {
+    if (t >= 1) t = 0;
+    play.textContent = "Pause";
+    figure.play((passed) => {
+      setTime(Math.min(1, t + passed / SECONDS));
+      figure.draw();
+      if (t === 1) stop();
+    });
+  }
+
+  /** What the first run and each later choice do. */
+  function again() {
+    follow = true;
+    run();
+  }
+
+  function addControls() {
+    const which = figure.choice("network", Object.keys(NETWORKS), async (name) => {
+      network = NETWORKS[name];
+      const oneStep = network === "mnist-one-step";
+      for (const control of ofFlow) control.disabled = oneStep;
+      try {
+        await load(network);
+        again();
+      } catch (error) {
+        fail(error);
+      }
+    });
+    const kind = figure.choice("class", Object.keys(CLASSES), (name) => {
+      label = CLASSES[name];
+      again();
+    });
+    const guidance = figure.slider(
+      "guidance s",
+      { min: 0, max: 4, step: 0.5, value: scale, show: (v) => v.toFixed(1) },
+      (value) => {
+        scale = value;
+        again();
+      },
+    );
+    const sampler = figure.choice("sampler", Object.keys(STEPS), (name) => {
+      method = name;
+      again();
+    });
+    sampler.value = method;
+    const most = figure.slider(
+      "evaluations",
+      { min: 1, max: 49, step: 2, value: budget, show: String },
+      (value) => {
+        budget = value;
+        again();
+      },
+    );
+    time = figure.slider("time t", { min: 0, max: 1, step: 0.01, value: t }, (value) => {
+      follow = false;
+      stop();
+      t = value;
+      figure.draw();
+    });
+    play = figure.button("Play", () => (figure.playing ? stop() : replay()));
+    const fresh = figure.button("New noise", () => {
+      seed += 1;
+      newNoise();
+      again();
+    });
+    addPad();
+    const ofFlow = [guidance.input, sampler, most.input];
+    controls.push(which, kind, ...ofFlow, time.input, play, fresh);
+  }
+
+  /** A place to draw a digit, which the flow then carries to noise. */
+  function addPad() {
+    pad = new Plane(figure, SIDE / 2, "A place to draw a digit, which becomes the noise of all ten.");
+    pad.canvas.style.width = "8rem";
+    let drawing = new Float64Array(PIXELS).fill(-1);
+    let [pen, down] = [[0, 0], false];
+    const show = () => {
+      pad.clear();
+      image(pad.context, drawing, 0, 0, pad.side);
+      if (drawing.every((value) => value === -1)) {
+        pad.context.font = "13px sans-serif";
+        pad.context.fillStyle = "white";
+        pad.context.fillText("Draw a digit", 8, 20);
+      }
+    };
+    const drawAll = figure.draw;
+    figure.draw = () => {
+      drawAll();
+      show();
+    };
+    const mark = (x, y) => {
+      for (let i = 0; i < PIXELS; i++) {
+        const far = Math.hypot((i % SIDE) + 0.5 - SIDE / 2 - x, SIDE / 2 - Math.floor(i / SIDE) - 0.5 - y);
+        drawing[i] = Math.max(drawing[i], Math.min(1, 2 * (BRUSH - far) - 1));
+      }
+    };
+    pad.handle(
+      () => pen,
+      (x, y) => {
+        // fill in what a fast pointer left out
+        const pieces = down ? Math.max(1, Math.ceil(Math.hypot(x - pen[0], y - pen[1]))) : 1;
+        for (let i = 1; i <= pieces; i++) {
+          mark(pen[0] + ((x - pen[0]) * i) / pieces, pen[1] + ((y - pen[1]) * i) / pieces);
+        }
+        [pen, down] = [[x, y], true];
+        show();
+      },
+    );
+    pad.canvas.addEventListener("pointerdown", (event) => {
+      drawing.fill(-1);
+      down = false;
+      pen = pad.under(event);
+    }, true);
+    for (const end of ["pointerup", "keyup"]) pad.canvas.addEventListener(end, () => carry(drawing));
+    show();
+  }
+
+  async function carry(drawing) {
+    if (!loaded.mnist || drawing.every((value) => value === -1)) return;
+    try {
+      const field = guided(loaded.mnist, [NO_LABEL], 0);
+      const start = await carriedToNoise(field, drawing, DRAWN_STEPS);
+      const back = await last(field, start, grid(DRAWN_STEPS), heun);
+      const off = drawing.reduce((sum, value, i) => sum + Math.abs(value - back[i]), 0) / PIXELS;
+      for (let i = 0; i < COUNT; i++) noises[0].set(start, i * PIXELS);
+      place = [0, 0];
+      drawn =
+        `your drawing, carried to noise (and back without a class it is off by ` +
+        `${(127.5 * off).toFixed(1)} grey levels of 255)`;
+      again();
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  plane.handle(
+    () => place,
+    (x, y) => {
+      place = [x, y];
+      if (loaded[network]) again();
+      else figure.draw();
+    },
+  );
+
+  newNoise();
+  figure.draw();
+  figure.say(
+    `Ten images of noise. The network that makes digits of them is ${SIZES.mnist} MB: load it ` +
+      "to see them form. It then runs in this page.",
+  );
+}
