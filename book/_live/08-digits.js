@@ -5,9 +5,7 @@
 import {
   NO_LABEL,
   Networks,
-  PIXELS,
-  SIDE,
-  STEPS,
+  SAMPLERS,
   affordable,
   carriedToNoise,
   evaluations,
@@ -17,6 +15,7 @@ import {
   turned,
 } from "./digits.js";
 import { Figure } from "./figure.js";
+import { PIXELS, Pad, drawImage } from "./images.js";
 import { Plane } from "./plane.js";
 import { generator, normal } from "./random.js";
 import { euler, grid, heun } from "./solvers.js";
@@ -26,7 +25,6 @@ const COLUMNS = 5;
 const EXTENT = 2; // of the square of noises that one drags through
 const SECONDS = 2.5; // to play it again
 const DRAWN_STEPS = 12; // of Heun's method, from a drawing to noise
-const BRUSH = 1.7; // pixels to either side of a stroke
 const SIZES = { mnist: 6, "mnist-one-step": 2 }; // megabytes to load, the first with its program
 const NETWORKS = { "the flow": "mnist", "distilled, one step": "mnist-one-step" };
 const CLASSES = { "one of each": null, none: NO_LABEL };
@@ -40,20 +38,7 @@ export function start(element) {
   let [noises, states, took, drawn] = [[], [], 0, ""];
   let networks = null; // the worker
   const loaded = {};
-  const paint = new OffscreenCanvas(SIDE, SIDE);
-  const brush = paint.getContext("2d");
-
-  /** Draw one image, black to white, in a square of the canvas. */
-  function image(context, pixels, left, top, side) {
-    const picture = brush.createImageData(SIDE, SIDE);
-    for (let i = 0; i < PIXELS; i++) {
-      picture.data.fill(Math.round(127.5 * (pixels[i] + 1)), 4 * i, 4 * i + 3);
-      picture.data[4 * i + 3] = 255;
-    }
-    brush.putImageData(picture, 0, 0);
-    context.imageSmoothingEnabled = false;
-    context.drawImage(paint, left, top, side, side);
-  }
+  let [controls, ofFlow, time, play, pad] = [[], [], null, null, null]; // once it is loaded
 
   function newNoise() {
     const uniform = generator(seed);
@@ -78,11 +63,11 @@ export function start(element) {
       context.fillText(below ? "predicted" : `t = ${t.toFixed(2)}`, 4, top - 4);
       for (let column = 0; column < COLUMNS; column++) {
         const i = COLUMNS * Math.floor(row / 2) + column;
-        const from = below ? prediction : x;
-        if (!from) continue;
-        image(context, from.subarray(i * PIXELS, (i + 1) * PIXELS), column * unit + 1, top, unit - 2);
+        const pixels = (below ? prediction : x)?.subarray(i * PIXELS, (i + 1) * PIXELS);
+        if (pixels) drawImage(context, pixels, column * unit + 1, top, unit - 2);
       }
     }
+    pad?.draw();
     if (loaded[network]) figure.say(words());
   };
 
@@ -129,8 +114,9 @@ export function start(element) {
     const steps = oneStep ? 1 : affordable(method, budget);
     const begun = performance.now();
     const made = Object.assign([], { steps });
+    const step = oneStep ? euler : SAMPLERS[method];
     stop();
-    for await (const state of sample(field, noise(), grid(steps), oneStep ? euler : STEPS[method])) {
+    for await (const state of sample(field, noise(), grid(steps), step)) {
       if (stale && made.length) return;
       made.push(state);
       states = made;
@@ -141,42 +127,49 @@ export function start(element) {
     }
   }
 
+  /** Load a network if it is not there, and sample. */
   async function load(name) {
-    figure.say(`Loading ${SIZES[name]} MB…`);
-    if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly");
-    networks ??= new Networks();
-    loaded[name] ??= await networks.network(name);
-    element.classList.remove("failed");
+    try {
+      if (!loaded[name]) {
+        figure.say(`Loading ${SIZES[name]} MB…`);
+        if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly");
+        networks ??= new Networks();
+        loaded[name] = await networks.network(name);
+      }
+      if (controls.length === 0) addControls();
+      show();
+      again();
+    } catch (error) {
+      fail(error);
+    }
   }
 
   function fail(error) {
-    networks?.worker.terminate();
+    networks?.lose(error.message);
     networks = null;
     for (const name of Object.keys(loaded)) delete loaded[name];
-    element.classList.add("failed");
-    controls.forEach((control) => (control.disabled = true));
-    begin.hidden = begin.disabled = false;
     begin.textContent = "Load the network again";
-    figure.say(`No digits can be made here: ${error.message}. A picture stands above instead.`);
+    show();
+    figure.say(`No digits can be made: ${error.message}. A picture stands here instead.`);
+  }
+
+  /** Show the figure, or after a failure its picture; switch on the controls that work now. */
+  function show() {
+    const works = Boolean(loaded[network]);
+    element.classList.toggle("failed", !works);
+    for (const { canvas } of [plane, pad].filter(Boolean)) {
+      canvas.style.display = works ? "" : "none";
+    }
+    begin.hidden = works;
+    begin.disabled = false;
+    for (const control of controls) control.disabled = !works;
+    for (const control of ofFlow) control.disabled = !works || network === "mnist-one-step";
   }
 
   const begin = figure.button(`Load the network, ${SIZES.mnist} MB`, async () => {
     begin.disabled = true;
-    try {
-      await load(network);
-      begin.hidden = true;
-      if (controls.length === 0) addControls();
-      controls.forEach((control) => (control.disabled = false));
-      run();
-    } catch (error) {
-      fail(error);
-    }
+    await load(network);
   });
-
-  const controls = [];
-  let time = { set() {} };
-  let play = null;
-  let pad = null;
 
   function setTime(value) {
     t = value;
@@ -198,23 +191,15 @@ export function start(element) {
     });
   }
 
-  /** What the first run and each later choice do. */
   function again() {
     follow = true;
     run();
   }
 
   function addControls() {
-    const which = figure.choice("network", Object.keys(NETWORKS), async (name) => {
+    const which = figure.choice("network", Object.keys(NETWORKS), (name) => {
       network = NETWORKS[name];
-      const oneStep = network === "mnist-one-step";
-      for (const control of ofFlow) control.disabled = oneStep;
-      try {
-        await load(network);
-        again();
-      } catch (error) {
-        fail(error);
-      }
+      load(network);
     });
     const kind = figure.choice("class", Object.keys(CLASSES), (name) => {
       label = CLASSES[name];
@@ -228,7 +213,7 @@ export function start(element) {
         again();
       },
     );
-    const sampler = figure.choice("sampler", Object.keys(STEPS), (name) => {
+    const sampler = figure.choice("sampler", Object.keys(SAMPLERS), (name) => {
       method = name;
       again();
     });
@@ -253,61 +238,19 @@ export function start(element) {
       newNoise();
       again();
     });
-    addPad();
-    const ofFlow = [guidance.input, sampler, most.input];
-    controls.push(which, kind, ...ofFlow, time.input, play, fresh);
-  }
-
-  /** A place to draw a digit, which the flow then carries to noise. */
-  function addPad() {
-    pad = new Plane(figure, SIDE / 2, "A place to draw a digit, which becomes the noise of all ten.");
-    pad.canvas.style.width = "8rem";
-    let drawing = new Float64Array(PIXELS).fill(-1);
-    let [pen, down] = [[0, 0], false];
-    const show = () => {
-      pad.clear();
-      image(pad.context, drawing, 0, 0, pad.side);
-      if (drawing.every((value) => value === -1)) {
-        pad.context.font = "13px sans-serif";
-        pad.context.fillStyle = "white";
-        pad.context.fillText("Draw a digit", 8, 20);
-      }
-    };
-    const drawAll = figure.draw;
-    figure.draw = () => {
-      drawAll();
-      show();
-    };
-    const mark = (x, y) => {
-      for (let i = 0; i < PIXELS; i++) {
-        const far = Math.hypot((i % SIDE) + 0.5 - SIDE / 2 - x, SIDE / 2 - Math.floor(i / SIDE) - 0.5 - y);
-        drawing[i] = Math.max(drawing[i], Math.min(1, 2 * (BRUSH - far) - 1));
-      }
-    };
-    pad.handle(
-      () => pen,
-      (x, y) => {
-        // fill in what a fast pointer left out
-        const pieces = down ? Math.max(1, Math.ceil(Math.hypot(x - pen[0], y - pen[1]))) : 1;
-        for (let i = 1; i <= pieces; i++) {
-          mark(pen[0] + ((x - pen[0]) * i) / pieces, pen[1] + ((y - pen[1]) * i) / pieces);
-        }
-        [pen, down] = [[x, y], true];
-        show();
-      },
+    pad = new Pad(
+      figure,
+      "A place to draw a digit, which the flow carries to the noise of all ten.",
+      "Draw a digit",
+      carry,
     );
-    pad.canvas.addEventListener("pointerdown", (event) => {
-      drawing.fill(-1);
-      down = false;
-      pen = pad.under(event);
-    }, true);
-    for (const end of ["pointerup", "keyup"]) pad.canvas.addEventListener(end, () => carry(drawing));
-    show();
+    ofFlow = [guidance.input, sampler, most.input];
+    controls = [which, kind, ...ofFlow, time.input, play, fresh];
   }
 
   async function carry(drawing) {
-    if (!loaded.mnist || drawing.every((value) => value === -1)) return;
     try {
+      loaded.mnist ??= await networks.network("mnist"); // the flow's way back: the other has none
       const field = guided(loaded.mnist, [NO_LABEL], 0);
       const start = await carriedToNoise(field, drawing, DRAWN_STEPS);
       const back = await last(field, start, grid(DRAWN_STEPS), heun);

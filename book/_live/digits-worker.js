@@ -1,9 +1,9 @@
 // Runs the networks of chapter 8 beside the page, by onnxruntime-web on one thread of WebAssembly:
 // more of them need headers that GitHub Pages does not send.
 
-import { PIXELS, SIDE } from "./digits.js";
 import { readWeights, unet } from "./unet.js";
 
+const SIDE = 28;
 const RUNTIME = new URL("../onnxruntime/", import.meta.url);
 const PROGRAM = "ort-wasm-simd-threaded.wasm.gz";
 
@@ -53,14 +53,19 @@ async function velocity({ name, x, t, label }) {
     label: new Tensor("int32", Int32Array.from(label), [n]),
   });
   const v = Float64Array.from(answer[session.outputNames[0]].data);
-  if (v.length !== n * PIXELS) throw new Error(`${v.length} numbers came for ${n} images`);
+  if (v.length !== n * SIDE * SIDE) throw new Error(`${v.length} numbers came for ${n} images`);
   return v;
 }
 
-onmessage = async ({ data: { id, load: wanted, ...request } }) => {
+async function answer({ id, load: wanted, ...request }) {
   try {
     postMessage({ id, answer: await (wanted ? load(wanted) : velocity(request)) });
   } catch (error) {
-    postMessage({ id, error: error.message ?? `${error}` });
+    postMessage({ id, error: error.message || `${error}` });
   }
+}
+
+let before = Promise.resolve();
+onmessage = ({ data }) => {
+  before = before.then(() => answer(data)); // a session takes one question at a time
 };

@@ -4,8 +4,6 @@
 
 import { euler, grid, heun, moved } from "./solvers.js";
 
-export const SIDE = 28;
-export const PIXELS = SIDE * SIDE;
 export const NO_LABEL = 10;
 
 /** The field (1 − s) v(x, t) + s v(x, t, label); with s other than 0 and 1 two evaluations in one. */
@@ -26,7 +24,7 @@ export function heunToData(v, x, t, h) {
   return t + h < 1 ? heun(v, x, t, h) : euler(v, x, t, h);
 }
 
-export const STEPS = { euler, heun: heunToData };
+export const SAMPLERS = { euler, heun: heunToData };
 
 /** The most steps that so many evaluations allow. */
 export function affordable(method, evaluations) {

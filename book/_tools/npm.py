@@ -2,10 +2,10 @@
 
     python book/_tools/npm.py
 
-It leaves vendor/npm-ready, so that `make book` does this once. KaTeX and onnxruntime-web, which runs
-the networks of chapter 8 in the page, go to vendor/site, which the site serves; axe-core, which
-looks for barriers on its pages, to vendor/axe-core. Without npm pages load MathJax from a CDN, the
-digits of chapter 8 stay a picture, and no test runs axe-core.
+It leaves vendor/npm-ready, so that `make book` does this once. KaTeX and onnxruntime-web, which
+runs the networks of chapter 8 in the page, go to vendor/site, which the site serves; axe-core,
+which looks for barriers on its pages, to vendor/axe-core. Without npm pages load MathJax from a
+CDN, the digits of chapter 8 stay a picture, and no test runs axe-core.
 """
 
 import gzip
@@ -55,8 +55,8 @@ def take(package, version, folder, parts, target):
 
 def main():
     if shutil.which("npm") is None:
-        print("No npm here: the site will load MathJax from a CDN, and the digits of chapter 8 stay")
-        print("a picture. Install Node.js to change that.")
+        print("No npm here, so the site will load MathJax from a CDN, and the digits of chapter 8")
+        print("stay a picture. Install Node.js to change that.")
         return
     for wanted in WANTED:
         try:
