@@ -16,6 +16,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from fmtutorial import solvers
 from fmtutorial.guidance import guided
+from fmtutorial.images.data import dequantise, to_pixels
 from fmtutorial.images.sampling import evaluations, sample
 from fmtutorial.images.weights import load_weights
 
@@ -127,12 +128,27 @@ def test_image_is_carried_to_noise(page, draw):
     x = torch.rand(1, 1, 28, 28, generator=draw) - 1
     body = """
         const field = m.guided(await network("mnist"), [m.NO_LABEL], 0);
-        return m.carriedToNoise(field, Float64Array.from(a.x), 3);
+        return m.last(field, Float64Array.from(a.x), m.wayToNoise(3), m.heun);
     """
     answer = page(body, x=flat(x))
     field = guided(published("mnist"), torch.tensor([10]), 0)
+    times = 1 - (torch.arange(4) / 3) ** 2
     with torch.no_grad():
-        same(answer, solvers.solve(field, x, torch.linspace(1, 0, 4), solvers.heun).last)
+        same(answer, solvers.solve(field, x, times, solvers.heun).last)
+
+
+def test_dequantised_image_is_the_package_s(page, draw):
+    pixels = torch.randint(0, 256, (2000,), generator=draw, dtype=torch.uint8)
+    between = dequantise(pixels[:, None, None], draw).flatten()
+    body = """
+        const x = Float64Array.from(a.x);
+        return [x.map(m.greyLevel), m.dequantised(x, () => 0.25)];
+    """
+    levels, noisy = page(body, x=between.tolist())
+    assert levels == pixels.tolist()
+    same(noisy, (pixels + 0.25) / 128 - 1)
+    assert to_pixels(torch.tensor(noisy)[:, None, None, None]).flatten().tolist() == levels
+    assert page(body, x=[-3.0, 3.0])[0] == [0, 255]
 
 
 def test_turned_noise_stays_normal(page, draw):
@@ -263,7 +279,7 @@ def test_controls_work(browser, figure, width, colours):
     assert "turned by you" in words(element)
     actions = ActionChains(browser).move_to_element_with_offset(pad, -20, -30)
     changes(lambda: actions.click_and_hold().move_by_offset(5, 60).release().perform())
-    figure.wait(lambda: "your drawing" in words(element))
+    figure.wait(lambda: "noise of your drawing" in words(element))
     figure.wait(lambda: "s for all ten" in words(element))
     assert float(words(element).split("off by ")[1].split()[0]) < 20
     changes(lambda: pad.send_keys(*[Keys.ARROW_UP] * 3))

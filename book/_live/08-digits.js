@@ -7,12 +7,14 @@ import {
   Networks,
   SAMPLERS,
   affordable,
-  carriedToNoise,
+  dequantised,
   evaluations,
+  greyLevel,
   guided,
   last,
   sample,
   turned,
+  wayToNoise,
 } from "./digits.js";
 import { Figure } from "./figure.js";
 import { PIXELS, Pad, drawImage } from "./images.js";
@@ -24,7 +26,7 @@ const COUNT = 10;
 const COLUMNS = 5;
 const EXTENT = 2; // of the square of noises that one drags through
 const SECONDS = 2.5; // to play it again
-const DRAWN_STEPS = 12; // of Heun's method, from a drawing to noise
+const DRAWN_STEPS = 20; // of Heun's method, from a drawing to noise
 const SIZES = { mnist: 6, "mnist-one-step": 2 }; // megabytes to load, the first with its program
 const NETWORKS = { "the flow": "mnist", "distilled, one step": "mnist-one-step" };
 const CLASSES = { "one of each": null, none: NO_LABEL };
@@ -252,14 +254,18 @@ export function start(element) {
     try {
       loaded.mnist ??= await networks.network("mnist"); // the flow's way back: the other has none
       const field = guided(loaded.mnist, [NO_LABEL], 0);
-      const start = await carriedToNoise(field, drawing, DRAWN_STEPS);
-      const back = await last(field, start, grid(DRAWN_STEPS), heun);
-      const off = drawing.reduce((sum, value, i) => sum + Math.abs(value - back[i]), 0) / PIXELS;
+      const times = wayToNoise(DRAWN_STEPS);
+      const x = dequantised(drawing, generator(seed));
+      const start = await last(field, x, times, heun);
+      const back = await last(field, start, times.toReversed(), heun);
+      const off = x.map((value, i) => Math.abs(greyLevel(value) - greyLevel(back[i])));
+      const mean = (values) => values.reduce((sum, value) => sum + value, 0) / PIXELS;
+      const spread = Math.sqrt(mean(start.map((value) => value * value)));
       for (let i = 0; i < COUNT; i++) noises[0].set(start, i * PIXELS);
       place = [0, 0];
       drawn =
-        `your drawing, carried to noise (and back without a class it is off by ` +
-        `${(127.5 * off).toFixed(1)} grey levels of 255)`;
+        `the noise of your drawing (spread ${spread.toFixed(2)} instead of 1; carried back it is off by ` +
+        `${mean(off).toFixed(1)} of 255 grey levels)`;
       again();
     } catch (error) {
       fail(error);

@@ -1,12 +1,12 @@
-// Sampling with a network that answers later, as fmtutorial.guidance and fmtutorial.images. Chapter 8.
+// Sampling with a network that answers later: fmtutorial.guidance and fmtutorial.images. Chapter 8.
 //
 // A network takes images (B · 784 numbers), one time and B labels, and promises velocities.
 
-import { euler, grid, heun, moved } from "./solvers.js";
+import { euler, heun, moved } from "./solvers.js";
 
 export const NO_LABEL = 10;
 
-/** The field (1 − s) v(x, t) + s v(x, t, label); with s other than 0 and 1 two evaluations in one. */
+/** (1 − s) v(x, t) + s v(x, t, label); with s other than 0 and 1 two evaluations in one. */
 export function guided(network, label, scale) {
   const none = label.map(() => NO_LABEL);
   if (scale === 0 || scale === 1) return (x, t) => network(x, t, scale === 0 ? none : label);
@@ -77,18 +77,27 @@ export async function last(field, x, times, step) {
   return state.x;
 }
 
-/** Noise from which the flow makes these images: the same field, backwards. */
-export function carriedToNoise(field, x, steps) {
-  return last(field, x, grid(steps, 1, 0), heun);
+/** Times from data to noise, 1 − (i/n)²: close together at the data, where the field is steep. */
+export function wayToNoise(n) {
+  return Float64Array.from({ length: n + 1 }, (_, i) => 1 - (i / n) ** 2);
 }
 
-/** Turn noise towards two others, (a + x b + y c) / √(1 + x² + y²): it stays standard normal. */
+/** An image of grey levels k = 0, …, 255 with noise of their own width, (k + u) / 128 − 1. */
+export function dequantised(image, uniform) {
+  return image.map((value) => (greyLevel(value) + uniform()) / 128 - 1);
+}
+
+export function greyLevel(value) {
+  return Math.max(0, Math.min(255, Math.floor(128 * (value + 1))));
+}
+
+/** Towards two other noises, (a + x b + y c) / √(1 + x² + y²): it stays standard normal. */
 export function turned([a, b, c], x, y) {
   const length = Math.hypot(1, x, y);
   return a.map((value, i) => (value + x * b[i] + y * c[i]) / length);
 }
 
-/** A network in a worker: `ask(request)` promises its answer, or an Error that says what happened. */
+/** Networks in a worker: `ask(request)` promises an answer, or an Error that says what happened. */
 export class Networks {
   constructor(patience = 60) {
     this.waiting = new Map();

@@ -22,7 +22,7 @@ export function drawImage(context, pixels, left, top, side) {
   context.drawImage(paint, left, top, side, side);
 }
 
-/** A place to draw an image by pointer, finger or arrow keys; done(image) is called after a rest. */
+/** A place to draw an image by pointer, finger or arrow keys; after a rest done(image) is called. */
 export class Pad extends Plane {
   constructor(figure, label, invitation, done) {
     super(figure, SIDE / 2, `${label} Arrow keys draw, Delete clears.`);

@@ -66,9 +66,10 @@ export function unet({ labels, weights }, side = 28) {
     const [q, k, v] = op("Split", [parts], { axis: 1 }, 3); // (B, C, H·W) each
     const root = Math.sqrt(channels(`${name}.leave`));
     const scale = graph.tensor(TYPES.FLOAT, [1], Float32Array.of(1 / root));
-    const agreement = op("MatMul", [op("Transpose", [op("Mul", [q, scale])], { perm: [0, 2, 1] }), k]);
-    const shares = op("Softmax", [agreement], { axis: -1 });
-    const h = op("MatMul", [v, op("Transpose", [shares], { perm: [0, 2, 1] })]);
+    const turn = (x) => op("Transpose", [x], { perm: [0, 2, 1] });
+    const agreement = op("MatMul", [turn(op("Mul", [q, scale])), k]);
+    const shares = op("Softmax", [agreement], { axis: -1 }); // of each place among all
+    const h = op("MatMul", [v, turn(shares)]);
     return op("Add", [x, conv(`${name}.leave`, reshape(h, 0, 0, size, size))]);
   }
 
