@@ -264,8 +264,8 @@ export function start(element) {
       for (let i = 0; i < COUNT; i++) noises[0].set(start, i * PIXELS);
       place = [0, 0];
       drawn =
-        `the noise of your drawing (spread ${spread.toFixed(2)} instead of 1; carried back it is off by ` +
-        `${mean(off).toFixed(1)} of 255 grey levels)`;
+        `the noise of your drawing (spread ${spread.toFixed(2)} instead of 1; carried back it is ` +
+        `off by ${mean(off).toFixed(1)} of 255 grey levels)`;
       again();
     } catch (error) {
       fail(error);
