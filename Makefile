@@ -65,5 +65,5 @@ clean:
 	@touch $@
 
 vendor/npm-ready: book/_tools/npm.py
-	@echo "== Fetching KaTeX and axe-core"
+	@echo "== Fetching KaTeX, onnxruntime-web and axe-core"
 	@$(BIN)/python $(TOOLS)/npm.py

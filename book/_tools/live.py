@@ -8,6 +8,9 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 
 LIVE = labs.NOTEBOOKS.parent / "book" / "_live"
+WEIGHTS = labs.NOTEBOOKS.parent / "fmtutorial" / "data"
+NETWORKS = ("mnist", "mnist-one-step")
+"""Weights of the package that a figure loads."""
 
 
 class live_node(nodes.figure):
@@ -55,9 +58,12 @@ class LiveFigure(labs.LabDirective):
 
 
 def serve_modules(app, exception):
-    """Copy the modules to where pages look for them."""
+    """Copy the modules, and the weights that they load, to where pages look for them."""
     if not exception and app.builder.format == "html":
-        shutil.copytree(LIVE, Path(app.outdir, "_static", "live"), dirs_exist_ok=True)
+        served = Path(app.outdir, "_static", "live")
+        shutil.copytree(LIVE, served, dirs_exist_ok=True)
+        for name in NETWORKS:
+            shutil.copy(WEIGHTS / f"{name}.safetensors", served)
 
 
 def setup(app):

@@ -2,11 +2,13 @@
 
     python book/_tools/npm.py
 
-It leaves vendor/npm-ready, so that `make book` does this once. KaTeX goes to vendor/site, which the
-site serves; axe-core, which looks for barriers on its pages, to vendor/axe-core. Without npm pages
-load MathJax from a CDN, and no test runs axe-core.
+It leaves vendor/npm-ready, so that `make book` does this once. KaTeX and onnxruntime-web, which
+runs the networks of chapter 8 in the page, go to vendor/site, which the site serves; axe-core,
+which looks for barriers on its pages, to vendor/axe-core. Without npm pages load MathJax from a
+CDN, the digits of chapter 8 stay a picture, and no test runs axe-core.
 """
 
+import gzip
 import shutil
 import subprocess
 import tarfile
@@ -15,9 +17,17 @@ from pathlib import Path
 
 VENDOR = Path(__file__).resolve().parents[2] / "vendor"
 KATEX, AXE = VENDOR / "site" / "katex", VENDOR / "axe-core"
+RUNTIME = VENDOR / "site" / "onnxruntime"
 # Package, version, its folder, what of it and where to.
 WANTED = [
     ("katex", "0.19.1", "dist", ("katex.min.css", "katex.min.js", "contrib", "fonts"), KATEX),
+    (
+        "onnxruntime-web",
+        "1.30.0",
+        "dist",
+        ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
+        RUNTIME,
+    ),
     ("axe-core", "4.14.1", "", ("axe.min.js",), AXE),
 ]
 
@@ -35,19 +45,24 @@ def take(package, version, folder, parts, target):
             if found.is_dir():
                 older_formats = shutil.ignore_patterns("*.ttf", "*.woff")
                 shutil.copytree(found, target / part, ignore=older_formats, dirs_exist_ok=True)
+            elif found.suffix == ".wasm":
+                # a quarter of the size, whether or not the server compresses; its page unpacks it
+                content = gzip.compress(found.read_bytes(), mtime=0)
+                (target / f"{part}.gz").write_bytes(content)
             else:
                 shutil.copy(found, target / part)
 
 
 def main():
     if shutil.which("npm") is None:
-        print("No npm here: the site will load MathJax from a CDN. Install Node.js to change that.")
+        print("No npm here, so the site will load MathJax from a CDN, and the digits of chapter 8")
+        print("stay a picture. Install Node.js to change that.")
         return
     for wanted in WANTED:
         try:
             take(*wanted)
         except subprocess.CalledProcessError:
-            print(f"npm could not fetch {wanted[0]}: pages will load MathJax from a CDN")
+            print(f"npm could not fetch {wanted[0]}, so the site will do without it")
             return
     (VENDOR / "npm-ready").touch()
 
