@@ -471,7 +471,7 @@ for coupling in (independent, exact_ot):
     print(f"{coupling.__name__:12s} slope of ExactField {a:.2f}")
 
 # %% [markdown]
-# **Check 4.10** (a target that forgets the pairing). Suppose the path uses the paired noise and the target the noise as it was drawn: `x_t = (1 - t) * paired + t * x1`, but `target = x1 - x0`. The unpaired noise has nothing to do with $x_t$, so its mean is learned, which is zero: the field becomes $\hat x_1(x,t)$, and the pull away from the noise is missing. On the Gaussian above its slope is $s/(1-t+ts)$, and the spread at $t=1$ comes out as $s^{-s/(1-s)}=2$ instead of $\tfrac12$.
+# **Check 4.10** (a target that forgets the pairing). Suppose the path uses the paired noise and the target the noise as it was drawn: `x_t = (1 - t) * paired + t * x1`, but `target = x1 - x0`. In a large batch the unpaired noise has next to nothing to do with $x_t$, so its mean is learned, which is about zero: the field becomes $\hat x_1(x,t)$, and the pull away from the noise is missing. On the Gaussian above its slope is $s/(1-t+ts)$, and the spread at $t=1$ comes out as $s^{-s/(1-s)}=2$ instead of $\tfrac12$.
 
 # %%
 unpaired, midpoints = noise[independent], (torch.arange(50) + 0.5) / 50
