@@ -9,20 +9,21 @@ const REST = 600; // milliseconds after which a drawing is done
 
 const paint = new OffscreenCanvas(SIDE, SIDE);
 const brush = paint.getContext("2d");
+const picture = brush.createImageData(SIDE, SIDE);
 
 /** Draw an image into a square of a canvas. */
 export function drawImage(context, pixels, left, top, side) {
-  const picture = brush.createImageData(SIDE, SIDE);
+  const bytes = picture.data; // they clamp and round
   for (let i = 0; i < PIXELS; i++) {
-    picture.data.fill(Math.round(127.5 * (pixels[i] + 1)), 4 * i, 4 * i + 3);
-    picture.data[4 * i + 3] = 255;
+    bytes[4 * i] = bytes[4 * i + 1] = bytes[4 * i + 2] = 127.5 * (pixels[i] + 1);
+    bytes[4 * i + 3] = 255;
   }
   brush.putImageData(picture, 0, 0);
   context.imageSmoothingEnabled = false;
   context.drawImage(paint, left, top, side, side);
 }
 
-/** A place to draw an image by pointer, finger or arrow keys; after a rest done(image) is called. */
+/** A place to draw by pointer, finger or arrow keys; after a rest done(image) is called. */
 export class Pad extends Plane {
   constructor(figure, label, invitation, done) {
     super(figure, SIDE / 2, `${label} Arrow keys draw, Delete clears.`);
