@@ -62,7 +62,7 @@ FIT = """
 const article = document.querySelector(".bd-article") ?? document.body;
 const name = (e) => (e.querySelector("annotation") ?? e).textContent.trim().slice(0, 70);
 const boxes = [...article.querySelectorAll(
-  ".formula, pre, .pst-scrollable-table-container, dl.py > dt")];
+  ".formula, pre, .pst-scrollable-table-container")];
 const wide = (e) => e.scrollWidth > e.clientWidth + 1;
 return {
   width: document.scrollingElement.scrollWidth,

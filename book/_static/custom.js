@@ -2,8 +2,7 @@
 // pictures large, stop the film, and print in light colours.
 
 const SCROLLERS =
-  ".bd-article .formula, .bd-article pre, .bd-article .pst-scrollable-table-container, " +
-  ".bd-article dl.py > dt";
+  ".bd-article .formula, .bd-article pre, .bd-article .pst-scrollable-table-container";
 
 function mark(box) {
   const hidden = box.scrollWidth - box.clientWidth;

@@ -85,6 +85,17 @@ def choose(app, config):
         config.html_static_path = [p for p in config.html_static_path if p != "vendor/site"]
 
 
+def fetch_fonts_early(app, pagename, templatename, context, doctree):
+    """Ask for the fonts of most formulas at once: the text must not move when they come."""
+    if app.config.html_math_renderer == "katex" and doctree and list(doctree.findall(nodes.math)):
+        root = context["pathto"]("_static/katex/fonts/", 1)
+        context["metatags"] = context.get("metatags", "") + "".join(
+            f'<link rel="preload" href="{root}{font}.woff2" as="font" crossorigin>'
+            for font in ("KaTeX_Main-Regular", "KaTeX_Math-Italic")
+        )
+
+
 def setup(app):
     app.add_html_math_renderer("katex", (visit_inline, None), (visit_display, None))
     app.connect("config-inited", choose)
+    app.connect("html-page-context", fetch_fonts_early)

@@ -28,7 +28,7 @@ MENDS = [
     (' data-mode="dark"  title="Dark"', ' data-mode="dark"'),
     (' data-mode="auto"  title="System Settings"', ' data-mode="auto"'),
     ('class="toggler"', 'class="toggler" width="11" height="11"'),
-    (' role="doc-biblioentry"', ""),  # a role that belongs to items of lists only
+    (' role="doc-biblioentry"', ' role="listitem"'),  # its parent is a list
     ("<h1></h1>", ""),  # of pages without a title, for print
     # the logo, the search field and the contents are one landmark
     ('<div class="sidebar-primary-items__start sidebar-primary__section">',
