@@ -144,7 +144,7 @@ def _vp_sigma_dot(t: Tensor) -> Tensor:
 VP = Schedule(
     "variance-preserving", _vp_alpha, _vp_sigma, _vp_alpha_dot, _vp_sigma_dot, finite_at_one=False
 )
-"""The linear-β diffusion of Song, Sohl-Dickstein et al. 2021 reversed: α² + σ² = 1, α_0 = 0.0066."""
+"""Linear-β diffusion of Song, Sohl-Dickstein et al. 2021 reversed: α² + σ² = 1, α_0 = 0.0066."""
 
 
 @dataclass(frozen=True)
