@@ -169,6 +169,8 @@ def test_axe_finds_no_barrier(browser, address, page):
         pytest.skip("no axe-core: install Node.js, then `make book`")
     open_page(browser, f"{address}{page}.html", width=1280)
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    # screen readers have the MathML of formulas; without the rest axe is ten times as fast
+    browser.execute_script("document.querySelectorAll('.katex-html').forEach((e) => e.remove())")
     # a colour half-way between light and dark is no reader's
     still = "document.head.append(Object.assign(document.createElement('style'), {textContent: "
     browser.execute_script(still + "'* {transition: none !important}'}))")
@@ -179,8 +181,7 @@ def test_axe_finds_no_barrier(browser, address, page):
         found = browser.execute_async_script("""
             const done = arguments[0];
             const said = (v) => v.nodes.map((n) => `${v.id}: ${n.html.slice(0, 150)}`);
-            // the parts of formulas are hidden from screen readers, which have MathML instead
-            axe.run({exclude: [".katex-html"]}, {resultTypes: ["violations"]}).then(
+            axe.run(document, {resultTypes: ["violations"]}).then(
               (result) => done(result.violations.flatMap(said)));
         """)
         assert not found, f"{len(found)} at {width} in {colours}"
