@@ -12,6 +12,17 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 BASE = urlsplit(repository.site(repository.slug())).path
 
 
+# The theme's script follows the reader's colours a moment later; an empty page has no theme.
+THEMED = """
+const [wanted, done] = arguments;
+(function look() {
+  const theme = document.documentElement.dataset.theme;
+  if (!theme || theme === wanted) done();
+  else requestAnimationFrame(look);
+})();
+"""
+
+
 class Pages(http.server.SimpleHTTPRequestHandler):
     """What GitHub Pages does: the site under its path, and 404.html for any wrong address."""
 
@@ -37,3 +48,4 @@ def show(browser, width, colours=None):
     if colours:
         features = [{"name": "prefers-color-scheme", "value": colours}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.execute_async_script(THEMED, colours)
