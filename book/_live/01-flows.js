@@ -10,14 +10,15 @@ const HALF = 0.25; // of a side of the box at its start
 const SIDE_POINTS = 12; // of its outline on each side
 const STEP = 0.02;
 const LATEST = 3;
+const SECONDS = 6;
 
 /** Each field with its divergence at (x, y). */
 export const FIELDS = {
   "a spiral that draws in": { v: (x, y) => [-0.4 * x - y, x - 0.4 * y], divergence: () => -0.8 },
-  "a turn": { v: (x, y) => [-y, x], divergence: () => 0 },
+  "a rotation": { v: (x, y) => [-y, x], divergence: () => 0 },
   "a saddle": { v: (x, y) => [0.7 * x, -0.7 * y], divergence: () => 0 },
   "a source": { v: (x, y) => [0.4 * x, 0.4 * y], divergence: () => 0.8 },
-  "a field that stretches more to the right": {
+  "more stretching to the right": {
     v: (x) => [0.3 * Math.exp(0.4 * x), 0],
     divergence: (x) => 0.12 * Math.exp(0.4 * x),
   },
@@ -72,7 +73,7 @@ export function start(element) {
   const figure = new Figure(element, "Field, time and points");
   const plane = new Plane(figure, EXTENT, "Points and a small box, carried by a field of arrows.");
   let name = Object.keys(FIELDS)[0];
-  let [x, y, t] = [1.5, 0.5, 0];
+  let [x, y] = [1.5, 0.5];
   let ways = []; // the states of the box, its middle and the dropped points at each step
   let dropped = [];
 
@@ -91,6 +92,7 @@ export function start(element) {
   }
 
   figure.draw = () => {
+    const { t } = time;
     const size = 8 * SIDE_POINTS;
     const index = Math.round(t / STEP);
     const now = ways[index];
@@ -98,8 +100,8 @@ export function start(element) {
     plane.clear();
     const places = plane.grid(15);
     plane.arrows(places, onPoints(field().v)(places), 0.4, "truth", 0.3);
-    for (let i = size; i < now.length; i += 2) {
-      plane.line(ways.slice(0, index + 1).flatMap((s) => [s[i], s[i + 1]]), "noise", 1.2, 0.8);
+    for (let i = size / 2; i < now.length / 2; i++) {
+      plane.way(ways.slice(0, index + 1), i, "noise", 1.2, 0.8);
     }
     plane.polygon(box, "data");
     plane.points(now.subarray(size, size + 2), "data", 3);
@@ -112,10 +114,11 @@ export function start(element) {
     }
     const rate = flux(field().v, box) / area(box);
     figure.say(
-      `At t = ${t.toFixed(2)} the box has ${ratio.toFixed(2)} times its first area; exp of the ` +
-        `divergence added up along its way says ${Math.exp(integral).toFixed(2)}. Through its ` +
-        `sides ${rate.toFixed(2)} times its area flows out each unit of time; the divergence in ` +
-        `its middle is ${field().divergence(now[size], now[size + 1]).toFixed(2)}.`,
+      `At t = ${t.toFixed(2)} the box has ${ratio.toFixed(2)} times the area it began with. The ` +
+        `divergence along its way adds up to ${integral.toFixed(2)}, and exp of that is ` +
+        `${Math.exp(integral).toFixed(2)}. In each unit of time ${Math.abs(rate).toFixed(2)} times ` +
+        `its area flows ${rate < 0 ? "in" : "out"} through its sides; the divergence in its middle ` +
+        `is ${field().divergence(now[size], now[size + 1]).toFixed(2)}.`,
     );
   };
 
@@ -123,12 +126,7 @@ export function start(element) {
     name = chosen;
     figure.guard(run);
   });
-  const time = figure.slider("time t", { min: 0, max: LATEST, step: STEP, value: 0 }, (value) => {
-    stop();
-    t = value;
-    figure.draw();
-  });
-  const play = figure.button("Play", () => (figure.playing ? stop() : begin()));
+  const time = figure.timeline({ end: LATEST, step: STEP, seconds: SECONDS });
   figure.button("Drop 20 points", () => {
     dropped = Array.from({ length: 40 }, () => EXTENT * (2 * Math.random() - 1));
     run();
@@ -136,29 +134,13 @@ export function start(element) {
   plane.handle(
     () => [x, y],
     (newX, newY) => {
-      stop();
-      [x, y, t] = [newX, newY, 0];
+      time.stop();
+      [x, y] = [newX, newY];
       time.set(0);
       figure.guard(run);
     },
   );
 
-  function stop() {
-    figure.pause();
-    play.textContent = "Play";
-  }
-
-  function begin() {
-    if (t >= LATEST) t = 0;
-    play.textContent = "Pause";
-    figure.play((passed) => {
-      t = Math.min(LATEST, t + passed / 2);
-      time.set(t);
-      figure.draw();
-      if (t === LATEST) stop();
-    });
-  }
-
   run();
-  if (!figure.calm) begin();
+  if (!figure.calm) time.play();
 }

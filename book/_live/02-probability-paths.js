@@ -8,7 +8,7 @@ import { generator, sample } from "./random.js";
 import { SCHEDULES } from "./schedules.js";
 import { heun, solve } from "./solvers.js";
 
-const NAMES = { linear: "LINEAR", cosine: "COSINE", "square-root": "SQRT", VP: "VP" };
+const BY_NAME = Object.fromEntries(Object.values(SCHEDULES).map((s) => [s.name, s]));
 const LATEST = 0.98; // two of the schedules have no velocity at t = 1
 const DATA = {
   "eleven points on a ring": points(ring().means),
@@ -41,15 +41,15 @@ export function start(element) {
     const [vx, vy] = field.velocity([x, y], t);
     const times = Float64Array.from({ length: 41 }, (_, i) => t + ((LATEST - t) * i) / 40);
     const way = t < LATEST ? solve(field.velocity, Float64Array.of(x, y), times, heun) : [];
-    plane.line(way.flatMap((state) => [...state]), "model", 2, 0.9);
+    plane.way(way, 0, "model", 2, 0.9);
     plane.arrow(x, y, scale * vx, scale * vy, "model", 3);
     plane.circle(x, y, 6, "model");
     const most = Math.max(...shares);
     const near = [...shares].filter((share) => share > 0.01).length;
     figure.say(
       `At t = ${t.toFixed(2)} and x = (${x.toFixed(1)}, ${y.toFixed(1)}), ` +
-        `${near} of ${shares.length} data points have more than 1 % of the weight, the likeliest ` +
-        `${Math.round(100 * most)} %. The mean of their arrows is the velocity ` +
+        `the likeliest data point has ${Math.round(100 * most)} % of the weight, and ${near} of ` +
+        `${shares.length} have more than 1 %. The mean of their arrows is the velocity ` +
         `(${vx.toFixed(1)}, ${vy.toFixed(1)}).`,
     );
   };
@@ -66,8 +66,8 @@ export function start(element) {
     t = value;
     draw();
   });
-  figure.choice("schedule", Object.keys(NAMES), (name) => {
-    schedule = SCHEDULES[NAMES[name]];
+  figure.choice("schedule", Object.keys(BY_NAME), (name) => {
+    schedule = BY_NAME[name];
     draw();
   });
   figure.choice("data", Object.keys(DATA), (name) => {

@@ -2,8 +2,8 @@
 // updates and then says nothing; the error of the field goes on falling. A worker trains.
 
 import { Chart } from "./chart.js";
-import { points, ring } from "./exact.js";
-import { Figure } from "./figure.js";
+import { moons, points, ring } from "./exact.js";
+import { Figure, counted } from "./figure.js";
 import { Plane } from "./plane.js";
 import { generator, sample } from "./random.js";
 
@@ -16,23 +16,6 @@ const PATIENCE = 10; // seconds in sight without an answer of the worker
 const NO_START = "The worker that trains could not start.";
 const NO_DATA =
   "There are no data yet: draw some in the plane, with the mouse, a finger or the arrow keys.";
-
-/** A target whose components are points, a little blurred. */
-function blurred(means) {
-  const target = points(Float64Array.from(means));
-  target.variances.fill(WIDTH * WIDTH);
-  return target;
-}
-
-function moons() {
-  const means = [];
-  for (let i = 0; i < 20; i++) {
-    const angle = (Math.PI * (i + 0.5)) / 20;
-    means.push(6 * Math.cos(angle) - 3, 6 * Math.sin(angle) - 1.5);
-    means.push(3 - 6 * Math.cos(angle), 1.5 - 6 * Math.sin(angle));
-  }
-  return blurred(means);
-}
 
 /** The share of points within three standard deviations of a component of the target. */
 export function shareOnData(x, { means, variances }) {
@@ -77,16 +60,15 @@ export function start(element) {
   figure.controls.before(charts);
   charts.append(lossChart.canvas, errorChart.canvas);
 
-  const shapes = { "a ring": ring(), "two moons": moons(), "what I draw": null };
+  const shapes = { "a ring": ring(), "two moons": moons(6, WIDTH), "what I draw": null };
   let shape = "a ring";
-  let drawing = [];
   let [rate, seed] = [5e-3, 1];
   let run = null; // a worker and what it answered
   let back = null; // the update that the reader looks at, if it is not the last
   let trouble = null;
   let fresh = false; // something to draw
 
-  const target = () => shapes[shape] ?? (drawing.length ? blurred(drawing) : null);
+  const target = () => shapes[shape] ?? (drawing.length ? points(drawing, WIDTH) : null);
 
   /** Forget the training; the next one starts from new weights. */
   function forget() {
@@ -161,9 +143,7 @@ export function start(element) {
     if (!run.shots.length) return figure.say("The worker starts: it computes the floor of the loss.");
     const now = Math.min(back ?? run.updates, run.updates);
     const shot = until(run.shots, now, "updates");
-    for (let i = 0; i < 40; i++) {
-      plane.line(shot.states.flatMap((s) => [s[2 * i], s[2 * i + 1]]), "model", 0.8, 0.35);
-    }
+    for (let i = 0; i < 40; i++) plane.way(shot.states, i, "model", 0.8, 0.35);
     const samples = shot.states.at(-1);
     plane.points(samples, "model", 2);
     drawCharts(now);
@@ -179,8 +159,8 @@ export function start(element) {
     figure.say(
       now === 0
         ? `${ahead}Before the first update, at a learning rate of ${rate}: the samples of a random network.`
-        : `${ahead}After ${now} updates, learning rate ${rate}: the loss is ${loss.toPrecision(3)}, ` +
-            `the mean of ${recent.length} batches, and its floor ${run.floor.toPrecision(3)}. The ` +
+        : `${ahead}After ${counted(now, "update")}, learning rate ${rate}: the loss is ${loss.toPrecision(3)} ` +
+            `(mean of the last ${recent.length}), its floor ${run.floor.toPrecision(3)}. The ` +
             `field is off by ${percent(error)}, with averaged weights by ${percent(averaged)}; ` +
             `${Math.round(100 * shareOnData(samples, run.target))} % of their samples lie on the data.`,
     );
@@ -262,27 +242,16 @@ export function start(element) {
     begin();
   }
 
-  function draw(x, y) {
-    if (shape !== "what I draw") {
+  const drawing = plane.pen(
+    WIDTH,
+    MOST_DRAWN,
+    () => {
       shape = data.value = "what I draw";
-      drawing = [];
-    }
-    forget();
-    const far = Math.hypot(x - drawing.at(-2), y - drawing.at(-1));
-    if (drawing.length === 0 || far > WIDTH) drawing.push(x, y);
-    if (drawing.length > 2 * MOST_DRAWN) drawing.splice(0, 2);
-    stop();
-  }
-
-  // a finger or a mouse draws a line; arrow keys draw one from the last point
-  plane.handle(() => (drawing.length ? drawing.slice(-2) : [0, 0]), draw);
-  plane.canvas.addEventListener("pointerdown", () => (drawing = []), true);
-  for (const end of ["pointerup", "pointercancel"]) {
-    plane.canvas.addEventListener(end, () => figure.guard(again));
-  }
-  plane.canvas.addEventListener("keyup", (event) => {
-    if (event.key.startsWith("Arrow")) figure.guard(again);
-  });
+      forget();
+      stop();
+    },
+    () => figure.guard(again),
+  );
 
   figure.draw();
   if (!figure.calm) figure.guard(begin);

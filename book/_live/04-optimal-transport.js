@@ -5,7 +5,7 @@ import {
   argmax, assignment, drawn, nearestPermutation, sinkhornLog, squaredDistances, wrongRows,
 } from "./couplings.js";
 import { ring } from "./exact.js";
-import { Figure } from "./figure.js";
+import { Figure, counted } from "./figure.js";
 import { Matrix } from "./matrix.js";
 import { Plane } from "./plane.js";
 import { generator, normal, sample } from "./random.js";
@@ -86,14 +86,13 @@ export function start(element) {
     const never = (name) => uses(found[name].map(([i]) => i), COUNT).filter((n) => n === 0).length;
     const percent = 100 * wrongRows(plan);
     const wrong = percent < 0.01 ? "less than 0.01" : Number(percent.toPrecision(2));
-    const plural = iterations === 1 ? "" : "s";
     figure.say(
       `Mean squared distance of the pairs: ${price(pairs).toFixed(2)}; exact ` +
         `${price(best).toFixed(2)}, random ${mean.toFixed(2)} on average. ` +
         (sinkhorn()
           ? `Of ${COUNT} noise points argmax never uses ${never(WAYS.argmax)}, these draws ` +
             `${never(WAYS.draws)}, the permutation ${never(WAYS.permutation)}. After ` +
-            `${iterations} iteration${plural} ${wrong} % of the plan's mass is in wrong rows.`
+            `${counted(iterations, "iteration")} ${wrong} % of the plan's mass is in the wrong rows.`
           : "Each noise point and each data point is used once."),
     );
   }

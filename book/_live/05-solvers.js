@@ -4,7 +4,7 @@
 
 import { Chart } from "./chart.js";
 import { ExactField, ring } from "./exact.js";
-import { Figure } from "./figure.js";
+import { Figure, counted } from "./figure.js";
 import { Plane } from "./plane.js";
 import { generator, normal, sample } from "./random.js";
 import { COSINE, LINEAR } from "./schedules.js";
@@ -81,9 +81,9 @@ export function start(element) {
     figure.draw();
     const wrong = "The minus sign undoes the decreasing grid: the points run away from the data. ";
     figure.say(
-      `${steps} steps of ${name}, ${evaluations} evaluations: ` +
-        `each point ends ${error.toPrecision(2)} from where the exact solution ends. ` +
-        `${twice ? wrong : ""}Orange: your start, step by step, on the exact way.`,
+      `${counted(steps, "step")} of ${name}, ${evaluations} evaluations: on average a point ends ` +
+        `${error.toPrecision(2)} from where the exact solution ends. ${twice ? wrong : ""}` +
+        "Orange: the steps from your start; the line beside them is the exact solution.",
     );
   }
 
@@ -91,10 +91,10 @@ export function start(element) {
     plane.clear();
     plane.points(TARGET.means, "data", 5, 0.5);
     for (let i = 0; i < PARTICLES; i++) {
-      plane.line(states.flatMap((s) => [s[2 * i], s[2 * i + 1]]), "model", 0.8, 0.4);
+      plane.way(states, i, "model", 0.8, 0.4);
     }
-    plane.line(ways.exact.flatMap((s) => [...s]), "truth", 2, 0.9);
-    plane.line(ways.solver.flatMap((s) => [...s]), "data", 2, 0.9);
+    plane.way(ways.exact, 0, "truth", 2, 0.9);
+    plane.way(ways.solver, 0, "data", 2, 0.9);
     for (const state of ways.solver) plane.points(state, "data", 3);
     plane.circle(...probe, 7, "data");
     plane.points(states[0], "noise", 2);

@@ -3,9 +3,9 @@
 // the reader moves, the tangent is the velocity and the chord the mean velocity. On the line all
 // of this is known exactly, the field of round two too: nothing is trained.
 
-import { Chart } from "./chart.js";
+import { Chart, histogram } from "./chart.js";
 import { ExactField } from "./exact.js";
-import { Figure } from "./figure.js";
+import { Figure, counted } from "./figure.js";
 import { Plane } from "./plane.js";
 import { generator, normal, sample } from "./random.js";
 import {
@@ -41,17 +41,6 @@ const FIELDS = {
 };
 const NOISE = Float64Array.from({ length: SAMPLES }, (_, i) => quantile(CLUMPS, (i + 0.5) / SAMPLES, 0));
 const ENDS = NOISE.map((x) => flowMap(CLUMPS, x, 0, 1));
-
-/** Heights of a histogram, as a density. */
-function histogram(x) {
-  const heights = Array(BINS).fill(0);
-  const width = (2 * EXTENT) / BINS;
-  for (const value of x) {
-    const bin = Math.floor((value + EXTENT) / width);
-    if (bin >= 0 && bin < BINS) heights[bin] += 1 / (x.length * width);
-  }
-  return heights;
-}
 
 /** Wasserstein distance of as many points as ENDS to them: on the line, that of the sorted ones. */
 function distance(x) {
@@ -97,12 +86,8 @@ export function start(element) {
   }
 
   function write(words, time, place, align) {
-    const c = plane.context;
-    c.fillStyle = plane.colour("truth");
-    c.font = "12px sans-serif";
-    c.textAlign = align;
     const [px, py] = plane.at(across(time), place);
-    c.fillText(words, px, py - 6);
+    plane.write(words, px, py - 6, { align });
   }
 
   figure.draw = () => {
@@ -138,8 +123,8 @@ export function start(element) {
     write(straight ? "tangent = chord" : "chord", t, x + (t - s) * chord, "right");
     chart.clear();
     const [one, two] = tries[steps];
-    chart.bars(histogram(one), "noise");
-    chart.bars(histogram(two), "model");
+    chart.bars(histogram(one, chart.x, BINS), "noise");
+    chart.bars(histogram(two, chart.x, BINS), "model");
     chart.line(
       Array.from(grid(200, -EXTENT, EXTENT), (place) => [place, observeLine(CLUMPS, place, 1).density]),
       "data",
@@ -158,8 +143,8 @@ export function start(element) {
     figure.say(
       `${seen[stage]} From s = ${s.toFixed(2)} to t = ${t.toFixed(2)}: tangent ${v.toFixed(2)}, ` +
         `chord ${chord.toFixed(2)}; an Euler step misses by ` +
-        `${Math.abs((t - s) * (v - chord)).toFixed(2)}. In ${steps} step${steps === 1 ? "" : "s"} ` +
-        `from noise round one ends ${distance(one).toFixed(2)} from the data, round two ` +
+        `${Math.abs((t - s) * (v - chord)).toFixed(2)}. In ${counted(steps, "step")} ` +
+        `from noise, round one ends ${distance(one).toFixed(2)} from the data, round two ` +
         `${distance(two).toFixed(2)}.`,
     );
   };

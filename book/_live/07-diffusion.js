@@ -1,7 +1,7 @@
 // Chapter 7: more noise makes every path wilder and leaves the densities as they are, as long as
 // the score pulls back by the right amount.
 
-import { Chart } from "./chart.js";
+import { Chart, histogram } from "./chart.js";
 import { sdeStep } from "./diffusion.js";
 import { ExactField, ring } from "./exact.js";
 import { Figure } from "./figure.js";
@@ -17,7 +17,7 @@ const STEPS = 150;
 const SECONDS = 4;
 const BINS = 36;
 const TARGET = ring(6, 2.1, 0.3);
-const PULLS = { "right: w²/2 times the score": 1, "forgotten: no score": 0, "twice too much": 2 };
+const PULLS = { "right: w²/2 times the score": 1, "none: score forgotten": 0, "twice too much": 2 };
 
 /** The density of the first coordinate of x_t. */
 export function marginal(target, schedule, x, t) {
@@ -30,16 +30,6 @@ export function marginal(target, schedule, x, t) {
   return density;
 }
 
-/** Heights of a histogram of the first coordinates, as a density. */
-export function histogram(x, from, to, bins) {
-  const heights = Array(bins).fill(0);
-  for (let i = 0; i < x.length; i += 2) {
-    const bin = Math.floor(((x[i] - from) / (to - from)) * bins);
-    if (bin >= 0 && bin < bins) heights[bin] += (2 * bins) / (x.length * (to - from));
-  }
-  return heights;
-}
-
 export function start(element) {
   const figure = new Figure(element, "Noise level, pull and time");
   const plane = new Plane(figure, EXTENT, "Points on their way from noise to six modes.");
@@ -50,7 +40,7 @@ export function start(element) {
     { label: "density", from: 0, to: 0.6 },
   );
   const field = new ExactField(LINEAR, TARGET).velocity;
-  let [level, pull, t, seed] = [1, 1, 0, 3];
+  let [level, pull, seed] = [1, 1, 3];
   let begins = [0.4, 0.3];
   let states = [];
 
@@ -69,24 +59,25 @@ export function start(element) {
   }
 
   figure.draw = () => {
+    const { t } = time;
     const index = Math.round(t * STEPS);
     const crowd = states[index].subarray(2 * JOURNEYS);
     plane.clear();
     plane.points(crowd, "noise", 2, 0.6);
     for (let i = 0; i < JOURNEYS; i++) {
-      const way = states.slice(0, index + 1).flatMap((s) => [s[2 * i], s[2 * i + 1]]);
-      plane.line(way, "model", 1.8, 0.9);
+      plane.way(states.slice(0, index + 1), i, "model", 1.8, 0.9);
     }
     plane.points(states[index].subarray(0, 2 * JOURNEYS), "model", 4);
     plane.circle(...begins, 6, "data");
     chart.clear();
-    const heights = histogram(crowd, -EXTENT, EXTENT, BINS);
-    chart.bars(heights, "noise");
+    chart.bars(histogram(crowd.filter((_, i) => i % 2 === 0), chart.x, BINS), "noise");
     const curve = Array.from({ length: 121 }, (_, i) => {
       const x = EXTENT * (i / 60 - 1);
       return [x, marginal(TARGET, LINEAR, x, t)];
     });
     chart.line(curve, "data", 2);
+    chart.text("the crowd", -EXTENT, 0.57, "noise");
+    chart.text("exact density", -EXTENT, 0.51, "data");
     const spread = Math.sqrt(crowd.reduce((sum, value) => sum + value * value, 0) / crowd.length);
     const square = TARGET.means.reduce((sum, mean) => sum + mean * mean, 0) / 12;
     const right = Math.sqrt(t * t * (square + TARGET.variances[0]) + (1 - t) ** 2);
@@ -95,7 +86,7 @@ export function start(element) {
         `${spread.toFixed(2)}, the exact one ${right.toFixed(2)}. ` +
         (level === 0
           ? "Without noise, one start has one journey."
-          : `${JOURNEYS} journeys from your start end in different places.`),
+          : `The ${JOURNEYS} journeys from your start go different ways.`),
     );
   };
 
@@ -111,12 +102,7 @@ export function start(element) {
     pull = PULLS[name];
     run();
   });
-  const time = figure.slider("time t", { min: 0, max: 1, step: 0.01, value: 0 }, (value) => {
-    stop();
-    t = value;
-    figure.draw();
-  });
-  const play = figure.button("Play", () => (figure.playing ? stop() : begin()));
+  const time = figure.timeline({ seconds: SECONDS });
   figure.button("New noise", () => {
     seed += 1;
     run();
@@ -129,22 +115,6 @@ export function start(element) {
     },
   );
 
-  function stop() {
-    figure.pause();
-    play.textContent = "Play";
-  }
-
-  function begin() {
-    if (t >= 1) t = 0;
-    play.textContent = "Pause";
-    figure.play((passed) => {
-      t = Math.min(1, t + passed / SECONDS);
-      time.set(t);
-      figure.draw();
-      if (t === 1) stop();
-    });
-  }
-
   run();
-  if (!figure.calm) begin();
+  if (!figure.calm) time.play();
 }

@@ -66,7 +66,7 @@ export function start(element) {
     plane.clear();
     plane.density(density, "data");
     plane.points(states[index], t < 1 ? "noise" : "model", 2, 0.8);
-    plane.line(way.slice(0, index + 1).flatMap((s) => [...s]), "truth", 2, 0.9);
+    plane.way(way.slice(0, index + 1), 0, "truth", 2, 0.9);
     plane.circle(...begins, 6, "truth");
     const places = plane.grid(OVERVIEW);
     const logs = density(places);
@@ -76,9 +76,10 @@ export function start(element) {
     const off = Math.hypot(found.mean[0] - wanted.mean[0], found.mean[1] - wanted.mean[1]);
     figure.say(
       `Scale ${scale.toFixed(1)}: at t = 1 the samples have a spread of ` +
-        `${found.spread.toFixed(2)}, the shaded density p(x) p(${CLASSES[label]} | x)^s has ` +
+        `${found.spread.toFixed(2)}, the shaded density p(x) p(${CLASSES[label]} | x)ˢ has ` +
         `${wanted.spread.toFixed(2)}; their means are ${off.toFixed(2)} apart. ` +
-        (found.spread < wanted.spread - 0.01 ? "Guidance narrows more than the density." : ""),
+        (found.spread < wanted.spread - 0.01 ? "Guidance narrows the samples more than that. " : "") +
+        "The line leads from the start that you move.",
     );
   };
 

@@ -1,38 +1,28 @@
 // A small chart on a canvas: axes, linear or logarithmic, with dots, lines and bars.
 
+import { Canvas } from "./canvas.js";
+
 const LEFT = 60;
 const BELOW = 40;
 const GAP = 10;
 
-export class Chart {
+/** Heights of a histogram of numbers over equal intervals, as a density. */
+export function histogram(values, { from, to }, bins) {
+  const heights = Array(bins).fill(0);
+  const width = (to - from) / bins;
+  for (const value of values) {
+    const bin = Math.floor((value - from) / width);
+    if (bin >= 0 && bin < bins) heights[bin] += 1 / (values.length * width);
+  }
+  return heights;
+}
+
+export class Chart extends Canvas {
   /** Axes {label, from, to, log} for x and y; `label` says what it shows. */
   constructor(figure, label, x, y) {
+    super(figure, "live-chart", label);
     this.x = x;
     this.y = y;
-    this.canvas = document.createElement("canvas");
-    this.canvas.className = "live-chart";
-    this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", label);
-    this.context = this.canvas.getContext("2d");
-    figure.controls.before(this.canvas);
-    new ResizeObserver(() => {
-      this.resize();
-      figure.draw?.();
-    }).observe(this.canvas);
-    this.resize();
-  }
-
-  resize() {
-    const dots = window.devicePixelRatio || 1;
-    this.width = this.canvas.clientWidth || 300;
-    this.height = this.canvas.clientHeight || 200;
-    this.canvas.width = Math.round(this.width * dots);
-    this.canvas.height = Math.round(this.height * dots);
-    this.context.setTransform(dots, 0, 0, dots, 0, 0);
-  }
-
-  colour(name) {
-    return getComputedStyle(this.canvas).getPropertyValue(`--live-${name}`).trim() || name;
   }
 
   static share({ from, to, log }, value) {
@@ -58,36 +48,29 @@ export class Chart {
     return Array.from({ length: count }, (_, i) => 10 ** (first + i));
   }
 
+  /** Show the axes alone. */
   clear() {
+    super.clear();
     const c = this.context;
     const { x, y } = this;
-    c.clearRect(0, 0, this.width, this.height);
-    c.strokeStyle = c.fillStyle = this.colour("truth");
+    c.strokeStyle = this.colour("truth");
     c.lineWidth = 1;
-    c.font = "12px sans-serif";
     c.beginPath();
     c.moveTo(...this.at(x.from, y.to));
     c.lineTo(...this.at(x.from, y.from));
     c.lineTo(...this.at(x.to, y.from));
     c.stroke();
-    const said = (value) => Number(value.toPrecision(2)).toString();
-    c.textAlign = "center";
+    const said = (value) => Number(value.toPrecision(2)).toString().replace("-", "−");
     for (const tick of Chart.ticks(x)) {
       const [px, py] = this.at(tick, y.from);
-      c.fillText(said(tick), px, py + 14);
+      this.write(said(tick), px, py + 14, { align: "center" });
     }
-    c.fillText(x.label, (LEFT + this.width) / 2, this.height - 6);
-    c.textAlign = "right";
     for (const tick of Chart.ticks(y)) {
       const [px, py] = this.at(x.from, tick);
-      c.fillText(said(tick), px - 4, py + 4);
+      this.write(said(tick), px - 4, py + 4, { align: "right" });
     }
-    c.save();
-    c.translate(11, (this.height - BELOW) / 2);
-    c.rotate(-Math.PI / 2);
-    c.textAlign = "center";
-    c.fillText(y.label, 0, 0);
-    c.restore();
+    this.write(x.label, (LEFT + this.width) / 2, this.height - 6, { align: "center" });
+    this.write(y.label, 11, (this.height - BELOW) / 2, { align: "center", upwards: true });
   }
 
   dot(x, y, colour, size = 4) {
@@ -125,11 +108,7 @@ export class Chart {
   }
 
   text(said, x, y, colour) {
-    const c = this.context;
-    c.fillStyle = this.colour(colour);
-    c.font = "12px sans-serif";
-    c.textAlign = "left";
     const [px, py] = this.at(x, y);
-    c.fillText(said, px + 6, py + 4);
+    this.write(said, px + 6, py + 4, { colour });
   }
 }

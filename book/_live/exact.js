@@ -3,10 +3,25 @@
 // Points are Float64Arrays x₀, y₀, x₁, y₁, …; a target is {weights, means, variances}: one weight,
 // one point and one variance for each component. A data set is a target with variances of 0.
 
-/** The target whose components are the points of a data set, with equal weights. */
-export function points(means) {
+/** The target whose components are the points of a data set, with equal weights; they may be blurred. */
+export function points(means, std = 0) {
   const n = means.length / 2;
-  return { weights: new Float64Array(n).fill(1 / n), means, variances: new Float64Array(n) };
+  return {
+    weights: new Float64Array(n).fill(1 / n),
+    means: Float64Array.from(means),
+    variances: new Float64Array(n).fill(std * std),
+  };
+}
+
+/** Two half circles of twenty blurred points each, as fmtutorial.distributions.two_moons has them. */
+export function moons(radius, std) {
+  const means = [];
+  for (let i = 0; i < 20; i++) {
+    const angle = (Math.PI * (i + 0.5)) / 20;
+    const [x, y] = [radius * (Math.cos(angle) - 1 / 2), radius * (Math.sin(angle) - 1 / 4)];
+    means.push(x, y, -x, -y);
+  }
+  return points(means, std);
 }
 
 /** Gaussians on a circle, as fmtutorial.distributions.ring_of_gaussians. */
@@ -16,11 +31,7 @@ export function ring(modes = 11, radius = 10, std = 1) {
     means[2 * k] = radius * Math.cos((2 * Math.PI * k) / modes);
     means[2 * k + 1] = radius * Math.sin((2 * Math.PI * k) / modes);
   }
-  return {
-    weights: new Float64Array(modes).fill(1 / modes),
-    means,
-    variances: new Float64Array(modes).fill(std * std),
-  };
+  return points(means, std);
 }
 
 /**

@@ -1,6 +1,9 @@
 // What every living figure is made of: a stage with a canvas, controls and words, and a clock that
 // runs only while the figure is seen.
 
+/** "1 step", "2 steps". */
+export const counted = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Figure {
@@ -70,7 +73,8 @@ export class Figure {
     }
   }
 
-  say(sentence) {
+  say(words) {
+    const sentence = words.trim().replace(/(?<!\w)-(?=\d)/g, "−");
     if (this.words.textContent !== sentence) this.words.textContent = sentence;
   }
 
@@ -96,6 +100,40 @@ export class Figure {
         tell();
       },
     };
+  }
+
+  /**
+   * A slider of the time t up to an end and a button that plays it in some seconds. The figure draws
+   * itself at `t` of what this returns.
+   */
+  timeline({ end = 1, step = 0.01, seconds }) {
+    const time = {
+      t: 0,
+      set: (t) => {
+        time.t = t;
+        slider.set(t);
+      },
+      play: () => {
+        if (time.t >= end) time.set(0);
+        button.textContent = "Pause";
+        this.play((passed) => {
+          time.set(Math.min(end, time.t + (end * passed) / seconds));
+          this.draw();
+          if (time.t === end) time.stop();
+        });
+      },
+      stop: () => {
+        this.pause();
+        button.textContent = "Play";
+      },
+    };
+    const slider = this.slider("time t", { min: 0, max: end, step, value: 0 }, (t) => {
+      time.stop();
+      time.t = t;
+      this.draw();
+    });
+    const button = this.button("Play", () => (this.playing ? time.stop() : time.play()));
+    return time;
   }
 
   /** A labelled list of choices; change(name) is called with the chosen one. */

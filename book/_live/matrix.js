@@ -1,35 +1,13 @@
 // A plan on a canvas: a shaded cell for each entry, the sums of rows and columns as bars beside it.
 
+import { Canvas } from "./canvas.js";
+
 const LONG = 28; // of a bar for a sum that is right
 const EDGE = 18; // above and left of the cells, for a word
 
-export class Matrix {
-  /** `label` says what it shows to those who do not see it. */
+export class Matrix extends Canvas {
   constructor(figure, label) {
-    this.canvas = document.createElement("canvas");
-    this.canvas.className = "live-chart";
-    this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", label);
-    this.context = this.canvas.getContext("2d");
-    figure.controls.before(this.canvas);
-    new ResizeObserver(() => {
-      this.resize();
-      figure.draw?.();
-    }).observe(this.canvas);
-    this.resize();
-  }
-
-  resize() {
-    const dots = window.devicePixelRatio || 1;
-    this.width = this.canvas.clientWidth || 300;
-    this.height = this.canvas.clientHeight || 200;
-    this.canvas.width = Math.round(this.width * dots);
-    this.canvas.height = Math.round(this.height * dots);
-    this.context.setTransform(dots, 0, 0, dots, 0, 0);
-  }
-
-  colour(name) {
-    return getComputedStyle(this.canvas).getPropertyValue(`--live-${name}`).trim() || name;
+    super(figure, "live-chart", label);
   }
 
   /** Draw a square plan, a box around each of `pairs` [row, column] and around one column. */
@@ -44,7 +22,7 @@ export class Matrix {
     const side = n * cell;
     const left = EDGE + Math.max(0, (this.width - EDGE - side - bars) / 2);
     const box = (i, j) => [left + j * cell, EDGE + i * cell, cell, cell];
-    c.clearRect(0, 0, this.width, this.height);
+    this.clear();
     c.fillStyle = this.colour("model");
     plan.forEach((row, i) =>
       row.forEach((value, j) => {
@@ -73,7 +51,7 @@ export class Matrix {
       c.fillStyle = paint(column);
       c.fillRect(left + k * cell + 1, EDGE + side + 4, cell - 2, short * LONG * n * column);
     }
-    c.strokeStyle = c.fillStyle = this.colour("truth");
+    c.strokeStyle = this.colour("truth");
     c.setLineDash([3, 3]);
     c.beginPath();
     c.moveTo(left + side + 4 + LONG, EDGE);
@@ -82,17 +60,9 @@ export class Matrix {
     c.lineTo(left + side, EDGE + side + 4 + short * LONG);
     c.stroke();
     c.setLineDash([]);
-    c.font = "12px sans-serif";
-    c.textAlign = "center";
-    c.fillText("data", left + side / 2, EDGE - 6);
-    c.textAlign = "left";
-    c.fillText("row sums", left + side + 4, EDGE - 6);
-    c.fillText("column sums", left + side + 4, EDGE + side + 4 + short * LONG);
-    c.save();
-    c.translate(left - 6, EDGE + side / 2);
-    c.rotate(-Math.PI / 2);
-    c.textAlign = "center";
-    c.fillText("noise", 0, 0);
-    c.restore();
+    this.write("data", left + side / 2, EDGE - 6, { align: "center" });
+    this.write("noise", left - 6, EDGE + side / 2, { align: "center", upwards: true });
+    this.write("row sums", left + side + 4, EDGE - 6);
+    this.write("column sums", left + side + 4, EDGE + side + 4 + short * LONG);
   }
 }

@@ -1,34 +1,18 @@
 // A square of the plane on a canvas: points, arrows, lines and densities, in light and in dark.
 
+import { Canvas } from "./canvas.js";
+
 const RESOLUTION = 90; // cells a side of a density
 
-export class Plane {
+export class Plane extends Canvas {
   /** Show [−extent, extent]² in a figure; `label` says what it shows to those who do not see it. */
   constructor(figure, extent, label) {
+    super(figure, "live-plane", label);
     this.extent = extent;
-    this.canvas = document.createElement("canvas");
-    this.canvas.className = "live-plane";
-    this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", label);
-    this.context = this.canvas.getContext("2d");
-    figure.controls.before(this.canvas);
-    new ResizeObserver(() => {
-      this.resize();
-      figure.draw?.();
-    }).observe(this.canvas);
-    this.resize();
   }
 
-  resize() {
-    const dots = window.devicePixelRatio || 1;
-    this.side = this.canvas.clientWidth || 300;
-    this.canvas.width = this.canvas.height = Math.round(this.side * dots);
-    this.context.setTransform(dots, 0, 0, dots, 0, 0);
-  }
-
-  /** Read a colour of the theme: noise, data, model, truth. */
-  colour(name) {
-    return getComputedStyle(this.canvas).getPropertyValue(`--live-${name}`).trim() || name;
+  get side() {
+    return this.width;
   }
 
   /** Pixels of a place, and of a length. */
@@ -45,10 +29,6 @@ export class Plane {
       (event.clientX - box.left) * scale - this.extent,
       this.extent - (event.clientY - box.top) * scale,
     ];
-  }
-
-  clear() {
-    this.context.clearRect(0, 0, this.side, this.side);
   }
 
   points(x, colour, size = 2, opacity = 0.8) {
@@ -83,6 +63,11 @@ export class Plane {
     for (let i = 0; i < places.length; i += 2) c.lineTo(...this.at(places[i], places[i + 1]));
     c.stroke();
     c.globalAlpha = 1;
+  }
+
+  /** The way of the i-th point through some states. */
+  way(states, i, colour, width, opacity) {
+    this.line(states.flatMap((x) => [x[2 * i], x[2 * i + 1]]), colour, width, opacity);
   }
 
   /** A closed outline, shaded inside. */
@@ -182,6 +167,30 @@ export class Plane {
       const [x, y] = place();
       to(x + far * turn[event.key][0], y + far * turn[event.key][1]);
     });
+  }
+
+  /**
+   * Let points be drawn that are some way apart: a mouse or a finger begins a line, arrow keys go
+   * on from the last point. change() is called on the way and done() at its end. Returns the list
+   * x₀, y₀, x₁, … of the last `most` points.
+   */
+  pen(apart, most, change, done) {
+    const drawing = [];
+    this.handle(
+      () => (drawing.length ? drawing.slice(-2) : [0, 0]),
+      (x, y) => {
+        const far = Math.hypot(x - drawing.at(-2), y - drawing.at(-1));
+        if (drawing.length === 0 || far > apart) drawing.push(x, y);
+        if (drawing.length > 2 * most) drawing.splice(0, 2);
+        change();
+      },
+    );
+    this.canvas.addEventListener("pointerdown", () => (drawing.length = 0), true);
+    for (const end of ["pointerup", "pointercancel"]) this.canvas.addEventListener(end, done);
+    this.canvas.addEventListener("keyup", (event) => {
+      if (event.key.startsWith("Arrow")) done();
+    });
+    return drawing;
   }
 
   inside(value) {
