@@ -3,7 +3,7 @@
 // Points are Float64Arrays x₀, y₀, x₁, y₁, …; a target is {weights, means, variances}: one weight,
 // one point and one variance for each component. A data set is a target with variances of 0.
 
-/** The target whose components are the points of a data set, with equal weights; they may be blurred. */
+/** The target whose components are the points of a data set, with equal weights; std blurs them. */
 export function points(means, std = 0) {
   const n = means.length / 2;
   return {
@@ -35,22 +35,31 @@ export function ring(modes = 11, radius = 10, std = 1) {
 }
 
 /**
- * How one point is seen at signal alpha and noise sigma: the posterior weight of each component,
- * its variance α²v + σ², and the log density of the point.
+ * What all points share at signal alpha and noise sigma: each component's variance α²v + σ², and the
+ * logarithm of its weight times the constant of its density.
  */
-export function observe(target, x, y, alpha, sigma) {
-  const { weights, means, variances } = target;
-  const n = weights.length;
+function spreads({ weights, variances }, alpha, sigma) {
+  const totals = variances.map((v) => alpha * alpha * v + sigma * sigma);
+  if (totals.includes(0)) throw new RangeError("a point mass has no density at σ = 0");
+  const constants = totals.map((total, k) => Math.log(weights[k] / (2 * Math.PI * total)));
+  return { totals, constants };
+}
+
+/**
+ * How one point is seen at signal alpha and noise sigma: the posterior weight of each component,
+ * its variance α²v + σ², and the log density of the point. `known` spares many points their
+ * spreads.
+ */
+export function observe(target, x, y, alpha, sigma, known = spreads(target, alpha, sigma)) {
+  const { means } = target;
+  const { totals, constants } = known;
+  const n = totals.length;
   const shares = new Float64Array(n);
-  const totals = new Float64Array(n);
   let largest = -Infinity;
   for (let k = 0; k < n; k++) {
-    totals[k] = alpha * alpha * variances[k] + sigma * sigma;
-    if (totals[k] === 0) throw new RangeError("a point mass has no density at σ = 0");
     const dx = x - alpha * means[2 * k];
     const dy = y - alpha * means[2 * k + 1];
-    shares[k] =
-      Math.log(weights[k]) - (dx * dx + dy * dy) / (2 * totals[k]) - Math.log(2 * Math.PI * totals[k]);
+    shares[k] = constants[k] - (dx * dx + dy * dy) / (2 * totals[k]);
     largest = Math.max(largest, shares[k]);
   }
   let sum = 0;
@@ -73,9 +82,10 @@ export class ExactField {
     const alpha = this.schedule.alpha(t);
     const sigma = this.schedule.sigma(t);
     const { means, variances } = this.target;
+    const known = spreads(this.target, alpha, sigma);
     const out = new Float64Array(x.length);
     for (let i = 0; i < x.length; i += 2) {
-      const { shares, totals } = observe(this.target, x[i], x[i + 1], alpha, sigma);
+      const { shares, totals } = observe(this.target, x[i], x[i + 1], alpha, sigma, known);
       for (let k = 0; k < shares.length; k++) {
         const rate = slope(variances[k], totals[k], alpha, sigma);
         for (let d = 0; d < 2; d++) {
@@ -137,9 +147,10 @@ export class ExactField {
   logProb(x, t) {
     const alpha = this.schedule.alpha(t);
     const sigma = this.schedule.sigma(t);
+    const known = spreads(this.target, alpha, sigma);
     const out = new Float64Array(x.length / 2);
     for (let i = 0; i < out.length; i++) {
-      out[i] = observe(this.target, x[2 * i], x[2 * i + 1], alpha, sigma).logProb;
+      out[i] = observe(this.target, x[2 * i], x[2 * i + 1], alpha, sigma, known).logProb;
     }
     return out;
   }
