@@ -160,6 +160,7 @@ export function start(element) {
     begin.textContent = "Load the network again";
     show();
     figure.say(`No digits can be made: ${error.message}. A picture stands here instead.`);
+    if (figure.seen) begin.scrollIntoView({ block: "nearest" }); // the stage has shrunk above it
   }
 
   /** Show the figure, or after a failure its picture; switch on the controls that work now. */
