@@ -159,8 +159,7 @@ def test_bits_per_dimension_are_the_package_s(page, draw):
         same(noise, solvers.solve(field, x, times, solvers.heun).last)
         arguments = (field, x, base, times, solvers.heun, "hutchinson", probe)
         expected = bits_per_dimension(log_likelihood(*arguments), x.shape[1:]).item()
-    # near the data a difference is off by 0.3 of 30,000 nats, which is 6e-4 bits if it were so
-    # all the way; without a sign, or with another probe, it is 0.02 bits or more
+    # near the data a difference is off by 0.3 of 30,000 nats: 6e-4 bits, if it were so all the way
     assert abs(bits - expected) < 1e-3
 
 
