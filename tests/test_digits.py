@@ -15,10 +15,13 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from fmtutorial import solvers
+from fmtutorial.distributions import Gaussian
 from fmtutorial.guidance import guided
-from fmtutorial.images.data import dequantise, to_pixels
+from fmtutorial.images.bits import bits_per_dimension
+from fmtutorial.images.data import dequantise, small_digits, to_pixels
 from fmtutorial.images.sampling import evaluations, sample
 from fmtutorial.images.weights import load_weights
+from fmtutorial.likelihood import log_likelihood, rademacher_like
 
 PAGE, NAME = "book/08-mnist.html", "08-digits"
 RUNTIME = HTML / "_static" / "onnxruntime"
@@ -50,7 +53,8 @@ def page(browser, address):
             const plain = (key, value) => ArrayBuffer.isView(value) ? [...value] : value;
             const load = (name) => import("{address}_static/live/" + name + ".js");
             (async () => {{
-              const m = {{...await load("digits"), ...await load("solvers")}};
+              const names = ["random", "solvers", "digits"];
+              const m = Object.assign({{}}, ...(await Promise.all(names.map(load))));
               kept.networks ??= new m.Networks();
               const network = async (name) => kept[name] ??= await kept.networks.network(name);
               done(JSON.stringify(await (async () => {{ {body} }})(), plain));
@@ -135,6 +139,34 @@ def test_image_is_carried_to_noise(page, draw):
     times = 1 - (torch.arange(4) / 3) ** 2
     with torch.no_grad():
         same(answer, solvers.solve(field, x, times, solvers.heun).last)
+
+
+@needs_runtime
+def test_bits_per_dimension_are_the_package_s(page, draw):
+    digits = small_digits("test").images
+    x = dequantise(digits[torch.randint(len(digits), (1,), generator=draw)], draw)
+    probe = rademacher_like(x, draw)
+    body = """
+        const field = m.guided(await network("mnist"), Array(3).fill(m.NO_LABEL), 0);
+        const [x, probe] = [Float64Array.from(a.x), Float64Array.from(a.probe)];
+        const found = await m.logLikelihood(field, x, m.wayToNoise(a.steps), m.heun, probe);
+        return [found.noise, m.bitsPerDimension(found.logProb, x.length)];
+    """
+    noise, bits = page(body, x=flat(x), probe=flat(probe), steps=5)
+    field = guided(published("mnist"), torch.tensor([10]), 0)
+    times, base = 1 - (torch.arange(6) / 5) ** 2, Gaussian(torch.zeros_like(x[0]))
+    with torch.no_grad():
+        same(noise, solvers.solve(field, x, times, solvers.heun).last)
+        arguments = (field, x, base, times, solvers.heun, "hutchinson", probe)
+        expected = bits_per_dimension(log_likelihood(*arguments), x.shape[1:]).item()
+    # near the data a difference is off by 0.3 of 30,000 nats: 6e-4 bits, if it were so all the way
+    assert abs(bits - expected) < 1e-3
+
+
+def test_probe_has_signs(page):
+    probe = torch.tensor(page("return m.rademacher(m.generator(a.seed), 20000)", seed=SEED))
+    assert probe.abs().eq(1).all()
+    assert abs(probe.double().mean()) < 0.04  # five standard errors, 1 over the root of 20,000
 
 
 def test_dequantised_image_is_the_package_s(page, draw):
@@ -279,8 +311,11 @@ def test_controls_work(browser, figure, width, colours):
     assert "turned by you" in words(element)
     actions = ActionChains(browser).move_to_element_with_offset(pad, -20, -30)
     changes(lambda: actions.click_and_hold().move_by_offset(5, 60).release().perform())
-    figure.wait(lambda: "noise of your drawing" in words(element))
+    figure.wait(lambda: "Your drawing has about" in words(element))
     figure.wait(lambda: "s for all ten" in words(element))
+    typical = element.find_element("css selector", "figcaption .pasted-text").text.split()[0]
+    bits = float(words(element).split("about ")[1].split()[0])
+    assert 0.5 < bits < 8 and f"a typical digit ({typical})" in words(element)
     assert float(words(element).split("off by ")[1].split()[0]) < 20
     changes(lambda: pad.send_keys(*[Keys.ARROW_UP] * 3))
     changes(lambda: pad.send_keys(Keys.DELETE))
@@ -293,6 +328,36 @@ def test_controls_work(browser, figure, width, colours):
             element,
         )
         assert not found
+
+
+@needs_runtime
+def test_a_drawing_waits_for_the_network(browser, figure):
+    element = figure()
+    pad = element.find_elements("tag name", "canvas")[1]
+    pad.send_keys(*[Keys.ARROW_UP] * 8)
+    figure.wait(lambda: "Load the network: its flow" in words(element))
+    button(element, "Load").click()
+    figure.wait(lambda: "Your drawing has about" in words(element))
+
+
+@needs_runtime
+@pytest.mark.parametrize("width", [360, 480, 768, 1280])
+def test_text_below_is_not_pushed(browser, figure, width):
+    element = figure(width)
+    height = "return document.querySelector(arguments[0]).offsetHeight"
+    before = browser.execute_script(height, f"#live-{NAME}")
+    button(element, "Load").click()
+    figure.wait(lambda: "s for all ten" in words(element))
+    assert browser.execute_script(height, f"#live-{NAME}") == before
+    # the longest that it says
+    pad = element.find_elements("tag name", "canvas")[1]
+    pad.send_keys(*[Keys.ARROW_UP] * 8)
+    guidance = element.find_elements("css selector", ".live-controls input")[0]
+    guidance.send_keys(Keys.ARROW_RIGHT)
+    figure.wait(lambda: "Your drawing has about" in words(element))
+    figure.wait(lambda: "s for all ten" in words(element))
+    assert "each of two of the network" in words(element)
+    assert browser.execute_script(height, f"#live-{NAME}") == before
 
 
 @needs_runtime

@@ -1,4 +1,5 @@
-// Sampling with a network that answers later: fmtutorial.guidance and fmtutorial.images. Chapter 8.
+// Sampling and likelihood with a network that answers later: fmtutorial.guidance,
+// fmtutorial.images and fmtutorial.likelihood. Chapter 8.
 //
 // A network takes images (B · 784 numbers), one time and B labels, and promises velocities.
 
@@ -80,6 +81,49 @@ export async function last(field, x, times, step) {
 /** Times from data to noise, 1 − (i/n)²: close together at the data, where the field is steep. */
 export function wayToNoise(n) {
   return Float64Array.from({ length: n + 1 }, (_, i) => 1 - (i / n) ** 2);
+}
+
+// Half the length of a difference, in the units of x. Near t = 1 the field bends within a grey
+// level, 2⁻⁷, and float32 rounds: for 24 test digits at t = 0.99, where the divergence is about
+// −30,000, the mean error is 5 for 2⁻¹⁰, 0.3 for 2⁻¹² and 2⁻¹³, and 0.6 for 2⁻¹⁴.
+const DIFFERENCE = 2 ** -12;
+
+/** Entries ±1 with equal probability. */
+export function rademacher(uniform, n) {
+  return Float64Array.from({ length: n }, () => (uniform() < 0.5 ? -1 : 1));
+}
+
+/**
+ * (v, −div v) for a state x with its log p as last entry. The divergence is estimated along one
+ * probe of signs, Σ ε (v(x + hε) − v(x − hε)) / 2h: the field answers for three images at once.
+ */
+export function transport(field, probe) {
+  const n = probe.length;
+  return async (state, t) => {
+    const x = state.subarray(0, n);
+    const three = new Float64Array(3 * n);
+    three.set(x);
+    three.set(moved(x, DIFFERENCE, probe), n);
+    three.set(moved(x, -DIFFERENCE, probe), 2 * n);
+    const v = await field(three, t);
+    const change = probe.reduce((sum, sign, i) => sum + sign * (v[n + i] - v[2 * n + i]), 0);
+    const rate = v.slice(0, n + 1);
+    rate[n] = -change / (2 * DIFFERENCE);
+    return rate;
+  };
+}
+
+/** Carry an image to noise: {noise, logProb}, the log-density of the image, in nats. */
+export async function logLikelihood(field, x, times, step, probe) {
+  const end = await last(transport(field, probe), Float64Array.of(...x, 0), times, step);
+  const noise = end.slice(0, x.length);
+  const atNoise = noise.reduce((sum, z) => sum - (z * z + Math.log(2 * Math.PI)) / 2, 0);
+  return { noise, logProb: atNoise - end[x.length] };
+}
+
+/** The bits that each of n pixels costs: a pixel's 256 values have a width of 2⁻⁷ each. */
+export function bitsPerDimension(logProb, n) {
+  return -logProb / (n * Math.LN2) + 7;
 }
 
 /** An image of grey levels k = 0, …, 255 with noise of their own width, (k + u) / 128 − 1. */
