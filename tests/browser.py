@@ -8,6 +8,7 @@ import repository
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
+AXE = ROOT / "vendor" / "axe-core" / "axe.min.js"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BASE = urlsplit(repository.site(repository.slug())).path
 

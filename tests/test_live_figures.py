@@ -4,7 +4,7 @@ import gzip
 import re
 
 import pytest
-from browser import HTML, ROOT, show
+from browser import AXE, HTML, ROOT, show
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -130,6 +130,24 @@ def test_canvas_answers_mouse_finger_and_keys(browser, figure, name):
     canvas.send_keys(*[Keys.ARROW_LEFT] * 3, *[Keys.ARROW_UP] * 3)
     wait(browser, lambda: picture(browser, element) != before)
     assert canvas.get_attribute("aria-label")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_no_barrier_in_a_running_figure(browser, figure, name, colours):
+    if not AXE.exists():
+        pytest.skip("no axe-core: install Node.js, then `make book`")
+    element = figure(name, 390, colours)
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
+    found = browser.execute_async_script(
+        """
+        const [figure, done] = arguments;
+        axe.run(figure, {resultTypes: ["violations"]}).then(({violations}) => done(
+          violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.html.slice(0, 150)}`))));
+        """,
+        element,
+    )
+    assert not found
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -7,13 +7,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import repository
-from browser import BASE, HTML, ROOT, show
+from browser import AXE, BASE, HTML, ROOT, show
 from contents import pages
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.ui import WebDriverWait
 
 EXTRA = ("genindex", "prf-prf", "py-modindex", "search", "404")
-AXE = ROOT / "vendor" / "axe-core" / "axe.min.js"
 # Without npm the site loads MathJax from a CDN.
 CDN = set() if (ROOT / "vendor" / "site" / "katex").is_dir() else {"cdn.jsdelivr.net"}
 WEIGHT = 1.2e6
