@@ -13,12 +13,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 BASE = urlsplit(repository.site(repository.slug())).path
 
 
-# The theme's script follows the reader's colours a moment later; an empty page has no theme.
+# The theme's script follows the reader's colours a moment later. An empty page has no theme, and
+# one without scripts keeps "auto".
 THEMED = """
 const [wanted, done] = arguments;
 (function look() {
   const theme = document.documentElement.dataset.theme;
-  if (!theme || theme === wanted) done();
+  if ([undefined, "auto", wanted].includes(theme)) done();
   else requestAnimationFrame(look);
 })();
 """
