@@ -1,6 +1,10 @@
 """A real browser on the built site, served from this machine under the path that it will have."""
 
+import contextlib
+import functools
 import http.server
+import random
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +15,8 @@ HTML = ROOT / "_build" / "html"
 AXE = ROOT / "vendor" / "axe-core" / "axe.min.js"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BASE = urlsplit(repository.site(repository.slug())).path
+SEED = random.SystemRandom().randrange(2**31)
+"""Of the inputs that the page's arithmetic is tried on: new in each run."""
 
 
 # The theme's script follows the reader's colours a moment later. An empty page has no theme, and
@@ -41,6 +47,16 @@ class Pages(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+@contextlib.contextmanager
+def served(handler=Pages):
+    """Serve the built site; yield its address."""
+    handler = functools.partial(handler, directory=HTML)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}{BASE}"
+        server.shutdown()
 
 
 def show(browser, width, colours=None):

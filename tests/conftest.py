@@ -1,15 +1,12 @@
 """What the tests share: event shapes, schedules, a generator; a browser and the built site."""
 
-import functools
-import http.server
 import os
 import shutil
 import signal
-import threading
 
 import pytest
 import torch
-from browser import BASE, BROWSERS, HTML, Pages
+from browser import BROWSERS, HTML, SEED, served
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -37,6 +34,12 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture
+def draw() -> torch.Generator:
+    print(f"seed {SEED}")  # shown when a test fails
+    return torch.Generator().manual_seed(SEED)
+
+
+@pytest.fixture
 def displayed(monkeypatch):
     shown = []
     monkeypatch.setattr(
@@ -49,11 +52,8 @@ def displayed(monkeypatch):
 def address():
     if not (HTML / "index.html").exists():
         pytest.fail("there is no _build/html: run `make book` first")
-    handler = functools.partial(Pages, directory=HTML)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}{BASE}"
-        server.shutdown()
+    with served() as place:
+        yield place
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,11 @@
 
 import functools
 import gzip
-import http.server
 import json
-import random
-import threading
 
 import pytest
 import torch
-from browser import BASE, HTML, ROOT, Pages, show
+from browser import AXE, HTML, SEED, Pages, served, show
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -25,20 +22,12 @@ from fmtutorial.likelihood import log_likelihood, rademacher_like
 
 PAGE, NAME = "book/08-mnist.html", "08-digits"
 RUNTIME = HTML / "_static" / "onnxruntime"
-AXE = ROOT / "vendor" / "axe-core" / "axe.min.js"
-SEED = random.SystemRandom().randrange(2**31)
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 """Both sides compute in single precision, in another order of additions."""
 
 needs_runtime = pytest.mark.skipif(
     not RUNTIME.is_dir(), reason="no onnxruntime-web: install Node.js, then `make book`"
 )
-
-
-@pytest.fixture
-def draw():
-    print(f"seed {SEED}")  # shown when a test fails
-    return torch.Generator().manual_seed(SEED)
 
 
 @pytest.fixture(scope="module")
@@ -412,11 +401,8 @@ def lacking():
         def translate_path(self, path):
             return super().translate_path("none" if any(w in path for w in words) else path)
 
-    handler = functools.partial(Lacking, directory=HTML)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}{BASE}", words
-        server.shutdown()
+    with served(Lacking) as place:
+        yield place, words
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 import json
 import math
-import random
 import re
 from types import SimpleNamespace
 
 import pytest
 import torch
-from browser import HTML, show
+from browser import HTML, SEED, show
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -23,16 +22,9 @@ from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
 from fmtutorial.training import EMA
 
-SEED = random.SystemRandom().randrange(2**31)
 SCHEDULES = {"LINEAR": LINEAR, "COSINE": COSINE, "SQRT": SQRT, "VP": VP}
 # Both sides compute in double precision, in another order of additions.
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-
-
-@pytest.fixture
-def draw():
-    print(f"seed {SEED}")  # shown when a test fails
-    return torch.Generator().manual_seed(SEED)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 export class Figure {
   /** Fill the stage of a <figure class="live">. */
   constructor(element, label) {
-    this.element = element;
     this.stage = element.querySelector(".live-stage");
     this.controls = document.createElement("div");
     this.controls.className = "live-controls";

@@ -26,7 +26,6 @@ CAPTION = re.compile(r"\*((?:Figure|Film) \d+\.\d+)\.\*")
 class Picture:
     """A picture in a lab's outputs: its number ("Figure 3.1") and what was said of it."""
 
-    lab: str
     number: str
     alt: str
     width: int
@@ -84,7 +83,7 @@ def pictures(lab):
             caption = CAPTION.match(cell.source)
             if not caption:
                 raise ExtensionError(f"{lab}: no caption under the picture {waiting[0]!r}")
-            found[waiting[0]] = Picture(lab, caption.group(1), *waiting[1:])
+            found[waiting[0]] = Picture(caption.group(1), *waiting[1:])
             waiting = None
         for output in cell.get("outputs", []):
             for kind in {"image/png", "image/gif"} & set(output.get("data", {})):
@@ -146,6 +145,20 @@ class LabDirective(SphinxDirective):
     def lab(self):
         return self.options.get("lab", Path(self.env.docname).name)
 
+    def picture(self, key):
+        known = pictures(self.lab)
+        if key not in known:
+            raise self.error(f"lab {self.lab} has no picture {key!r}, only {', '.join(known)}")
+        return known[key]
+
+    def caption(self):
+        """Return what is said under a figure, after its number: the content, one paragraph."""
+        said = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, said)
+        if len(said) != 1 or not isinstance(said[0], nodes.paragraph):
+            raise self.error("a caption is one paragraph")
+        return [nodes.Text(" "), *said[0].children]
+
 
 class LabFigure(LabDirective):
     """Show a lab's picture, with its number there and with the caption that is the content."""
@@ -153,15 +166,7 @@ class LabFigure(LabDirective):
     has_content = True
 
     def run(self):
-        (key,) = self.arguments
-        known = pictures(self.lab)
-        if key not in known:
-            raise self.error(f"lab {self.lab} has no picture {key!r}, only {', '.join(known)}")
-        said = nodes.Element()
-        self.state.nested_parse(self.content, self.content_offset, said)
-        if len(said) != 1 or not isinstance(said[0], nodes.paragraph):
-            raise self.error("a caption is one paragraph")
-        return [figure_of(known[key], nodes.Text(" "), *said[0].children)]
+        return [figure_of(self.picture(self.arguments[0]), *self.caption())]
 
 
 class LabCell(LabDirective):

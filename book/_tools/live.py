@@ -43,17 +43,9 @@ class LiveFigure(labs.LabDirective):
         (name,) = self.arguments
         if not (LIVE / f"{name}.js").exists():
             raise self.error(f"book/_live has no {name}.js")
-        picture = labs.pictures(self.lab).get(self.options.get("picture"))
-        if picture is None:
-            raise self.error(
-                f"name a picture of lab {self.lab}: {', '.join(labs.pictures(self.lab))}"
-            )
-        said = nodes.Element()
-        self.state.nested_parse(self.content, self.content_offset, said)
-        if len(said) != 1 or not isinstance(said[0], nodes.paragraph):
-            raise self.error("a caption is one paragraph")
+        picture = self.picture(self.options.get("picture"))
         start = nodes.strong("", "Try it.", classes=["caption-number"])
-        caption = nodes.caption("", "", start, nodes.Text(" "), *said[0].children)
+        caption = nodes.caption("", "", start, *self.caption())
         return [live_node("", labs.picture_node(picture=picture), caption, name=name)]
 
 
