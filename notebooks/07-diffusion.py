@@ -1012,13 +1012,10 @@ print({name: source[name] for name in told})
 
 # %% tags=["hide-input"]
 figure, (left, right) = plotting.panels(["ODE samplers", "noisy samplers"])
+euler_maruyama = [name for name in table if "Maruyama" in name]
 shown = {
     left: ("Euler = DDIM, linear", "DDIM, cosine", "DDIM, VP", "DPM-Solver++, VP"),
-    right: (
-        "ancestral, cosine",
-        "ancestral, VP",
-        *[n for n in table if "Maruyama" in n],
-    ),
+    right: ("ancestral, cosine", "ancestral, VP", *euler_maruyama),
 }
 colors = (plotting.TRUTH, plotting.DATA, plotting.MODEL, plotting.NOISE)
 for ax, names in shown.items():
@@ -1219,12 +1216,10 @@ assert abs(share["DDIM", 1.0] - share["SDE", 1.0]) < 0.05
 figure, (ax,) = plotting.panels(["one start, one field: where the runs end"])
 figure.set_figheight(3.8)
 jitter = torch.Generator("cpu").manual_seed(0)
-ode = landed["SDE", 0.0][0]
-ode = torch.atan2(ode[1], ode[0]).cpu()
+ode = torch.atan2(*landed["SDE", 0.0][0].flip(0)).cpu()
 for (kind, c), x in landed.items():
     x, off = x[:150].cpu(), -0.05 if kind == "DDIM" else 0.05
-    turn = (torch.atan2(x[:, 1], x[:, 0]) - ode) / math.pi * 180
-    turn = (turn + 180) % 360 - 180
+    turn = ((torch.atan2(x[:, 1], x[:, 0]) - ode) / math.pi * 180 + 180) % 360 - 180
     across = c + off + 0.04 * (torch.rand(150, generator=jitter, device="cpu") - 0.5)
     color = plotting.DATA if kind == "DDIM" else plotting.MODEL
     label = {"DDIM0.0": "DDIM, to DDPM", "SDE0.0": "ODE, to SDE"}.get(f"{kind}{c}")
@@ -1236,14 +1231,13 @@ ax.set(xlim=(-0.2, 2.2), ylim=(-180, 180), yticks=(-180, -90, 0, 90, 180))
 ax.set(ylabel="degrees from the end of the ODE")
 ax.set(xlabel="noise of a step, in units of that of the reversal")
 ax.legend(fontsize=8, loc="center", bbox_to_anchor=(0.73, 0.5))
-plotting.show(
-    figure,
-    "axis",
+alt = (
     "Where 150 runs from one start end on the ring, as an angle, against the noise "
     "that a step adds. At 0 the ODE and DDIM have one point each, in the same mode. At "
     "one quarter the runs end in a few modes around it, at one half in most modes, "
-    "fewer of them opposite, at 1, for DDPM and the SDE alike, and at 2 all around.",
+    "fewer of them opposite, at 1, for DDPM and the SDE alike, and at 2 all around."
 )
+plotting.show(figure, "axis", alt)
 
 # %% [markdown]
 # *Figure 7.6.* ODE, DDIM, DDPM and the SDE on one axis of noise: same start, same field. Each dot is the end of one run. All samplers have the same densities; what noise changes is how much of the start is remembered.

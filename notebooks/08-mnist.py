@@ -711,14 +711,11 @@ for name, rows in samplers["methods"].items():
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["Fréchet distance", "share with the wrong class"])
+keys = ("evaluations", "frechet", "frechet_sd")
 for name, rows in samplers["methods"].items():
-    n = [row["evaluations"] for row in rows.values()]
-    style = {"marker": "o", "markersize": 3, "label": name}
-    middle, spread = (
-        [row[key] for row in rows.values()] for key in ("frechet", "frechet_sd")
-    )
-    axes[0].errorbar(n, middle, spread, capsize=2, **style)
-    axes[1].plot(n, [1 - row["accuracy"] for row in rows.values()], **style)
+    n, middle, spread = ([row[key] for row in rows.values()] for key in keys)
+    axes[0].errorbar(n, middle, spread, capsize=2, marker="o", ms=3, label=name)
+    axes[1].plot(n, [1 - row["accuracy"] for row in rows.values()], marker="o", ms=3)
 for name, line in (("training digits", "--"), ("test digits", ":")):
     row, style = floors[name]["1000"], {"color": plotting.NOISE, "linestyle": line}
     axes[0].axhline(row["frechet"]["mean"], label=name, **style)
@@ -731,14 +728,13 @@ for ax, ticks in zip(axes, ([2, 3, 5, 10, 20], [0.005, 0.01, 0.02, 0.03]), stric
 figure.set_figheight(3)
 names = axes[0].get_legend_handles_labels()
 figure.legend(*names, loc="outside lower center", ncols=4, fontsize=8)
-plotting.show(
-    figure,
-    "solvers",
+alt = (
     "Left: Fréchet distance against evaluations for six samplers. It falls to a level "
     "above the lines of real digits; only that of DDPM falls on, below the test digits "
     "to the training digits. Right: the share of digits with the wrong class. It grows "
-    "with the evaluations for every sampler, far above real digits, least for DDPM.",
+    "with the evaluations for every sampler, far above real digits, least for DDPM."
 )
+plotting.show(figure, "solvers", alt)
 
 # %% [markdown]
 # *Figure 8.8.* Samplers on the same weights. Dashed: training digits, the floor. Dotted: test digits.
