@@ -998,10 +998,8 @@ for ax, way in zip(axes, (smooth, walks), strict=False):
     ax.plot(axis, way[:, :40, 0].cpu(), color=plotting.MODEL, linewidth=0.5, alpha=0.6)
     ax.set(xlabel="t", ylim=(-4.5, 4.5))
 style = {"bins": 80, "density": True, "histtype": "step"}
-for way, color, name in (
-    (smooth, plotting.MODEL, "ODE"),
-    (walks, plotting.DATA, "SDE"),
-):
+runs = ((smooth, plotting.MODEL, "ODE"), (walks, plotting.DATA, "SDE"))
+for way, color, name in runs:
     axes[2].hist(way[-1, :, 0].cpu(), color=color, label=name, **style)
 height = torch.linspace(-4.5, 4.5, 400, **exactly)
 truth = line.log_prob(height[:, None], torch.ones_like(height)).exp()

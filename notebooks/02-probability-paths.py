@@ -228,13 +228,8 @@ for name, s in schedules.items():
 titles = ["signal α and noise σ (dashed)", "derivatives of α and σ (dashed)"]
 figure, axes = plotting.panels(titles)
 grid = torch.linspace(0.0005, 0.9995, 1000)
-colors = dict(
-    zip(
-        schedules,
-        (plotting.TRUTH, "#9ca3af", plotting.MODEL, plotting.DATA, "#059669"),
-        strict=True,
-    )
-)
+tints = (plotting.TRUTH, "#9ca3af", plotting.MODEL, plotting.DATA, "#059669")
+colors = dict(zip(schedules, tints, strict=True))
 for name, s in schedules.items():
     if name == "lipman":
         continue

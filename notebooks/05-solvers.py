@@ -327,16 +327,15 @@ for i, (ax, key) in enumerate(zip(axes, [*shown, (VP, "equal")], strict=True)):
     ax.set_xlabel("evaluations" if i else "steps")
     ax.set_ylabel("" if i % 2 else "error")
 axes[1].legend(fontsize=7)
-plotting.show(
-    figure,
-    "evaluations",
+alt = (
     "Errors on the ring in four panels, on log scales, for Euler, midpoint, Heun, RK4 "
     "and DPM-Solver++. Against steps RK4 is far below all others. Against evaluations, "
     "linear schedule and equal steps, RK4 is lowest too, midpoint is close to it at "
     "eight, and DPM-Solver++ is above Heun. With short steps near noise "
     "DPM-Solver++ is lowest at eight and sixteen evaluations, RK4 from 32 on. "
-    "On VP with equal steps RK4 is lowest throughout.",
+    "On VP with equal steps RK4 is lowest throughout."
 )
+plotting.show(figure, "evaluations", alt)
 
 # %% [markdown]
 # *Figure 5.1.* Errors on the ring. Above: the same runs against steps and against evaluations; the picture on the left is the one that you will often be shown. Below: with short steps near noise, and on VP.
@@ -754,13 +753,10 @@ record("away", f"{away[:, 0].mean():.0f}")
 assert away[:, 0].mean() < -5
 
 # %% tags=["hide-input"]
-figure, (left, right) = plotting.panels(
-    ["error against steps", "mean radius 10 is right"]
-)
-styles = ("-", "--", ":", "-", ":")
-for key, color, style in zip(
-    damage[0], 3 * ["#6b7280"] + 2 * ["#c2410c"], styles, strict=True
-):
+titles = ["error against steps", "mean radius 10 is right"]
+figure, (left, right) = plotting.panels(titles)
+styles, shades = ("-", "--", ":", "-", ":"), 3 * ["#6b7280"] + 2 * ["#c2410c"]
+for key, color, style in zip(damage[0], shades, styles, strict=True):
     left.plot(
         STEPS, [d[key] for d in damage], color=color, ls=style, marker=".", label=key
     )
@@ -768,9 +764,8 @@ left.set(xscale="log", yscale="log", xlabel="steps n", ylim=(1e-9, 3))
 left.set_xticks(STEPS, STEPS)
 left.set_xticks([], minor=True)
 left.legend(fontsize=6, loc="lower left")
-for x, color in zip(
-    outcomes.values(), (plotting.DATA, plotting.NOISE, plotting.MODEL), strict=True
-):
+tints = (plotting.DATA, plotting.NOISE, plotting.MODEL)
+for x, color in zip(outcomes.values(), tints, strict=True):
     plotting.draw_samples(right, x, color, size=8)
 right.set(xlim=(-14, 14), ylim=(-14, 14), aspect="equal", xticks=[], yticks=[])
 plotting.show(
