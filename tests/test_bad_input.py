@@ -976,6 +976,7 @@ CALLS = {
         "width": count(8),
         "labels": count(2, 0),
         "checkpointing": flag(False),
+        "frequencies": shape((6, 7)),
         "then": lambda network: None,
     },
     "networks.UNet.forward": lambda: of_network(UNet((1, 8, 8), 8, labels=2), images(), 3),
