@@ -112,7 +112,7 @@ def test_what_each_part_sees(generator):
     network, seen = awake(UNet((3, 8, 12), width=5, labels=2)), {}
     for name, part in network.named_children():
         part.register_forward_hook(lambda m, i, o, name=name: seen.update({name: (i, o)}))
-    network(x, t)
+    v = network(x, t)
     shapes = {name: tuple(inputs[0].shape[1:]) for name, (inputs, _) in seen.items()}
     assert shapes == {
         "embed": (3, 8, 12),
@@ -127,12 +127,17 @@ def test_what_each_part_sees(generator):
         "fine_up": (10, 4, 6),
         "leave": (5, 4, 6),
         "unfold": (12, 4, 6),
+        "beside": (10,),
     }
     e = silu(seen["embed"][1])
     for name in ("fine_down", "coarse_in", "coarse_out", "fine_up"):
         torch.testing.assert_close(seen[name][0][1], e)
     last = network.leave[2](silu(network.leave[0](seen["leave"][0][0])))
     torch.testing.assert_close(seen["unfold"][0][0], last)
+    multiple = seen["beside"][1]  # (B, 1), of the whole image
+    assert torch.equal(seen["beside"][0][0], e)
+    beside = torch.stack([m * image for m, image in zip(multiple, x, strict=True)])
+    torch.testing.assert_close(v, seen["unfold"][1] + beside)
     # the first four channels are one image channel's 2×2 neighbours
     corner = seen["enter"][0][0][:, :4, 0, 0]
     assert torch.equal(corner, x[:, 0, :2, :2].flatten(1))
@@ -145,6 +150,8 @@ def test_fine_pixels_pass_beside_the_coarse_level(generator):
     """
     x, t = image_batch((1, 8, 8), generator, 1)
     network = awake(UNet((1, 8, 8), width=4), scale=1.0)
+    for parameter in network.beside.parameters():
+        parameter.data.zero_()  # x itself would pass whole
 
     def rank():
         jacobian = torch.autograd.functional.jacobian(lambda x: network(x, t), x).reshape(64, 64)

@@ -21,7 +21,9 @@ class UNet(nn.Module):
     """Two resolutions, residual blocks, one attention layer: (x, t, label=None) → velocity.
 
     Patches of 2×2 pixels become four channels, so that the first level has a quarter of the
-    pixels; the second has a quarter of that. 1.05 million parameters for MNIST.
+    pixels; the second has a quarter of that. A multiple of x, which depends on t and the label,
+    goes beside it all: noise that has been normalised on its way is not taken out of x exactly.
+    1.05 million parameters for MNIST.
 
     Args:
         image_shape: (channels, height, width) of one sample; height and width divisible by 4.
@@ -32,7 +34,7 @@ class UNet(nn.Module):
             beside x. With n = 7 a period is two grey levels, which a likelihood has to tell apart.
 
     Source: Ronneberger et al. 2015; Ho et al. 2020, App. B; Kingma et al. 2021, App. C, for the
-    frequencies. Chapter 8.
+    frequencies; Karras et al. 2022, Sec. 5, for x beside it. Chapter 8.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class UNet(nn.Module):
             nn.SiLU(),
             zero(nn.Conv2d(width, 4 * channels, 3, padding=1)),
         )
+        self.beside = zero(nn.Linear(2 * width, 1))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Return the velocity at x and t.
@@ -104,7 +107,8 @@ class UNet(nn.Module):
         h = torch.cat([h, skip], dim=1)  # → (B, 2 · width, H/2, W/2)
         h = self._run(self.fine_up, h, e)  # → (B, width, H/2, W/2)
         h = self.leave(h)  # → (B, 4 · channels, H/2, W/2)
-        return self.unfold(h).reshape(x.shape)  # → (B, channels, H, W)
+        v = self.unfold(h).reshape(x.shape)  # → (B, channels, H, W)
+        return v + self.beside(e)[:, :, None, None] * x
 
     def _with_waves(self, x: Tensor) -> Tensor:
         """Return x with its sines and cosines as further channels."""
