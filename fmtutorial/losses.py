@@ -117,8 +117,9 @@ def likelihood_times(n: int, closest: float = 0.002, generator: Generator | None
     """Draw t with 1 − t log-uniform in [closest, 1]: each halving of the noise is drawn as often.
 
     The density is 1/(L (1 − t)) with L = log(1/closest), and 1/(1 − t) = t/(1 − t) + 1. So L times
-    the loss on these times is the bound of the likelihood for the linear schedule, whose weight is
-    t/(1 − t), and the loss on uniform times beside it, which keeps the field right near noise.
+    the loss on these times is, up to a constant, the bound of the likelihood for the linear
+    schedule, whose weight is t/(1 − t), plus the loss up to 1 − closest with weight 1, which keeps
+    the field right near noise.
 
     Args:
         n: how many.
@@ -132,7 +133,7 @@ def likelihood_times(n: int, closest: float = 0.002, generator: Generator | None
     Raises:
         ValueError: n is negative, or closest is not in (0, 1).
 
-    Source: Song, Durkan et al. 2021, Sec. 4.4, for the weight. Chapter 7.
+    Source: Song, Durkan et al. 2021, Thm. 1, for the weight. Chapter 7.
     """
     check_count(n, "n", least=0)
     check_number(closest, "closest", low=0, high=1, without_low=True, without_high=True)
