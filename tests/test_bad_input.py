@@ -910,6 +910,11 @@ CALLS = {
         **pair("x0", "x1"),
         "t": times(clock()),
     },
+    "losses.likelihood_times": lambda: {
+        "n": count(3, 0),
+        "closest": positive(0.002).but(one=1.0, more=2.0),
+        "generator": generator(),
+    },
     "losses.logit_normal_times": lambda: {
         "n": count(3, 0),
         "mean": number(0.5),
