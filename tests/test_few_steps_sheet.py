@@ -35,11 +35,11 @@ def test_flow_map_is_where_a_fine_solver_ends(event, generator):
     x, s, t, mean, std = gaussian(event, generator)
     field = ExactField(AffinePath(LINEAR), Gaussian(mean, std**2))
     for b in range(3):
-        grid = torch.linspace(s[b].item(), t[b].item(), 401, dtype=torch.float64)
+        grid = torch.linspace(s[b].item(), t[b].item(), 101, dtype=torch.float64)
         expected = solve(field, x[b : b + 1], grid, rk4).states[-1]
         found = few_steps.gaussian_flow_map(x[b : b + 1], s[b : b + 1], t[b : b + 1], mean, std)
-        # Fourth order: a step of 0.002 leaves some 1e-10
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+        # Fourth order: steps of 0.006 leave some 1e-8
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("event", SHAPES)

@@ -48,7 +48,7 @@ def matching_gradient(
 ) -> Tensor:
     """Gradient of KL(student ‖ data) at noise level t, from the two scores."""
     y, path, alpha = g(z), AffinePath(LINEAR), expand_time(t, z)
-    x = (alpha * y + (1 - alpha) * noise).detach()
+    x = alpha * y + (1 - alpha) * noise
     one, other = (path.convert(v(x, t), x, t, "velocity", "score") for v in (student, data))
     return torch.autograd.grad(y, g.weight, alpha * (one - other) / len(z))[0]
 
