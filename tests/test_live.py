@@ -783,9 +783,10 @@ def test_gradient_of_the_other_divergence_needs_two_moments(page, draw, mixture)
     mean = target.weights @ target.means
     centred = target.means - mean
     covariance = (target.weights[:, None] * centred).T @ centred
-    covariance = covariance + (target.weights * target.variances.flatten()).sum() * torch.eye(2)
+    within = target.weights @ torch.tensor(in_page["variances"], dtype=torch.float64)
+    covariance = covariance + within * torch.eye(2).double()
     same(moments, torch.stack([*mean, *covariance.flatten()[[0, 1, 3]]]))
-    noisy = t**2 * covariance + (1 - t) ** 2 * torch.eye(2)
+    noisy = t**2 * covariance + (1 - t) ** 2 * torch.eye(2).double()
     data = torch.distributions.MultivariateNormal(t * mean, noisy)
     moved = weights.clone().requires_grad_()
     divergence = torch.distributions.kl_divergence(data, noisy_student("GaussianStudent", moved, t))

@@ -40,7 +40,7 @@ const NOISE = { stays: "stays as set", falls: "falls as it learns" };
 function symmetric(uniform, n) {
   const x = normal(uniform, n / 2);
   const turned = x.map((_, i) => (i % 2 ? x[i - 1] : -x[i + 1]));
-  return Float64Array.of(...[x, turned, x.map((v) => -v), turned.map((v) => -v)].flatMap((v) => [...v]));
+  return Float64Array.of(...x, ...turned, ...x.map((v) => -v), ...turned.map((v) => -v));
 }
 
 export function start(element) {
@@ -49,7 +49,7 @@ export function start(element) {
   const chart = new Chart(
     figure,
     "The share of the student's samples that lies near each mode of the data.",
-    { label: "mode, counted from the right", from: 0, to: 8 },
+    { label: "mode, anticlockwise from the right", from: 0, to: 8 },
     { label: "share of samples", from: 0, to: 1 },
   );
   const uniform = generator(3);
@@ -144,23 +144,24 @@ export function start(element) {
     chart.clear();
     chart.bars([...modes], "model");
     chart.line([[0, 1 / modes.length], [modes.length, 1 / modes.length]], "data", 2, [5, 4]);
-    chart.text("the data's share", 0, 1 / modes.length + 0.05, "data");
+    chart.text("the data's share", 0.65 * modes.length, 1 / modes.length + 0.06, "data");
     const met = modes.filter((share) => share > 0.02).length;
     const lost = found.at(-1);
     const away = Math.round(100 * lost);
     const kl = Math.max(0, divergence(student, data, noisy, t));
-    const said =
-      met < modes.length
-        ? met > 0
-          ? "No sample lies near the others, so none is pulled there."
-          : ""
-        : lost > 0.3
-          ? "It covers them all, and the gaps between them."
-          : "Every mode has samples, and the gaps have few.";
+    const said = [];
+    if (kind === STUDENTS.covers) said.push("It is told the mean and covariance of the data alone.");
+    if (met === modes.length) {
+      said.push(lost > 0.3 ? "It covers them all, and the gaps between." : "The gaps are left out.");
+    } else if (met > 0 && lost < 0.2) {
+      const price = Math.log(modes.length / met).toFixed(2);
+      said.push("No sample lies near the rest, so none is pulled there.");
+      said.push(`Equal shares of ${counted(met, "mode")} have ${price}.`);
+    }
     figure.say(
       `t = ${t.toFixed(2)}, after ${counted(updates, "update")}: with this noise ` +
         `KL(student‖data) = ${kl.toFixed(2)}. Samples are near ${met} of ${modes.length} modes; ` +
-        `${away} % are near none. ${said}`,
+        `${away} % are near none. ${said.join(" ")}`,
     );
   };
 
