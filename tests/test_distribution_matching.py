@@ -194,7 +194,7 @@ def test_sign_moves_samples_to_the_data():
 def test_no_error_to_divide_by():
     """At t = 1 the linear path shows the sample itself, and every field knows it."""
     x1, x0, one = torch.ones(3, 2), torch.zeros(3, 2), torch.tensor([0.5, 1.0, 0.5])
-    fields = [lambda x, t: x, lambda x, t: 2 * x]
+    fields = [lambda x, t: x, lambda x, t: 3 * x]
     with pytest.raises(ValueError, match="the error to divide by is 0; keep t below 1"):
         distribution_matching_loss(x1, *fields, PATH, one, x0)
     found = steps(x1, *fields, PATH, one, x0, normalised=False)
