@@ -214,7 +214,7 @@ plotting.show(
     figure,
     "match-lag",
     "The place of a student against time, for four rates of its own field. With rate 0 "
-    "it passes the data on a straight line. With rate 1 it overshoots by about a sixth "
+    "it passes the data on a straight line. With rate 1 it overshoots by a third "
     "and swings back. With rates 4 and 16 it comes to rest at the data without passing.",
 )
 
@@ -328,7 +328,8 @@ assert (g - ring.means[0]).abs().max() < 1e-4  # the data's mean is 0; single pr
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["Gaussian students", "divergence along a line"])
-axes[0].set(xlim=(-20, 20), ylim=(-20, 20), aspect="equal", xticks=[], yticks=[])
+axes[0].set(xlim=(-16, 16), ylim=(-24, 16), aspect="equal", xticks=[], yticks=[])
+axes[0].spines[:].set_visible(False)
 plotting.draw_samples(axes[0], ring.sample(1500), "#9ca3af", size=2)
 angle = torch.linspace(0, 2 * math.pi, 100)
 circle = 2 * torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -340,9 +341,9 @@ for name, (found, color) in drawn.items():
 for t, color in zip(valleys, ("#1d4ed8", "#60a5fa", "#f59e0b", "#b45309"), strict=True):
     curve = valleys[t] - valleys[t].min()
     axes[1].plot(places.cpu(), curve / curve.max(), color=color, label=f"t = {t}")
-axes[1].set(xlabel="place of the student", yticks=[])
-for ax in axes:
-    ax.legend(fontsize=7)
+axes[1].set(xlabel="place of the student", yticks=[], ylim=(-0.05, 1.55))
+axes[0].legend(fontsize=7, loc="lower center", ncols=2)
+axes[1].legend(fontsize=7, loc="upper center", ncols=2)
 plotting.show(
     figure,
     "match-modes",
@@ -463,13 +464,13 @@ drifted = train_by_drifting(600)
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
-    made = {"noise": torch.randn(4000, 2), "fresh data": ring.sample(4000)}
-    made["four to one"] = make(matched, 4000)
-    made["one to one"] = make(lagging, 4000)
-    made["drifting"] = make(drifted, 4000)
+    made = {"noise": torch.randn(3000, 2), "fresh data": ring.sample(3000)}
+    made["four to one"] = make(matched, 3000)
+    made["one to one"] = make(lagging, 3000)
+    made["drifting"] = make(drifted, 3000)
 found = {}
 for name, x in made.items():
-    distance = energy_distance(x, ring.sample(4000))
+    distance = energy_distance(x, ring.sample(3000))
     stray = (torch.cdist(x, ring.means).min(dim=1).values > 2.5).float().mean().item()
     share = 11 * mode_shares(x, ring.means).min().item()
     found[name] = distance, stray, share
@@ -496,16 +497,17 @@ plotting.show(
     figure,
     "match-samples",
     "Four panels of two thousand points. Fresh data are eleven round clumps on a ring. "
-    "The generators make all eleven, with thin bridges between neighbours; the one "
-    "whose own field was trained once for each of its steps has clumps of uneven shape.",
+    "The first generator and drifting fill a band of the right radius without clumps, "
+    "with some points inside; the generator whose own field was trained once for each "
+    "of its steps has a band that is too thin on one side, and more points inside.",
 )
 
 # %% [markdown]
-# *Figure 10.23.* One step from noise. Data, two generators trained by distribution matching, whose own field had four updates or one for each of theirs, and one trained by drifting.
+# *Figure 10.23.* One step from noise. Data, two generators trained by distribution matching, whose own field had four updates or one for each of theirs, and one trained by drifting. After a few seconds of training the ring is there and each mode has its share, but the gaps are not yet empty: there the map is steepest, as in Figure 6.4.
 #
 # ## Questions
 #
 # 1. In Check 10.22, leave out the student's own field (put $D_q=x_1$). What does the generator do then?
-# 2. Train the Gaussian student at all times. Where does it end, and why?
+# 2. Train the Gaussian student at all times at once. Where does it end, and why?
 # 3. In `train_by_drifting`, let `own` be the samples $x$ themselves. What changes for narrow kernels?
 # 4. Draw the width between 0.5 and 1 only, and start from noise. Which modes are found?

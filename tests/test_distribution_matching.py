@@ -257,6 +257,19 @@ def test_drift_is_the_slope_of_the_blurred_densities(event, generator):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_drift_is_the_step_of_distribution_matching(schedule, event, generator):
+    """−g for the exact fields of both batches, where σ = h α: x₁ and x₀ that meet in α x."""
+    x, x0, data, own = (torch.randn(n, *event, generator=generator, dtype=DOUBLE) for n in (3,) * 4)
+    path, t = AffinePath(schedule), double([0.6] * 3)
+    alpha, sigma = (part(t[0]).item() for part in (schedule.alpha, schedule.sigma))
+    x1 = x - sigma / alpha * x0
+    fields = [ExactField(path, points) for points in (own, data)]
+    found = steps(x1, *fields, path, t, x0, normalised=False)
+    expected = -kernel_drift(x, data, own, sigma / alpha)
+    # through the velocity and back: divided by α̇σ − ασ̇, 0.5 or more here
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_drift_of_single_points_and_of_equal_sets(event, generator):
     """One point each: data − own wherever x is and whatever h. Equal sets push nowhere."""
     x, data, own = (torch.randn(3, *event, generator=generator, dtype=DOUBLE) for _ in range(3))
