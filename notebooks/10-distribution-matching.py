@@ -58,7 +58,7 @@ exact = ExactField(path, ring)
 
 # %%
 def divergence(student, data, t):
-    """Return KL(q_t | p_t) for the student a + b z on the line, by the trapezoidal rule."""
+    """Return KL(q_t | p_t) for the student a + b z, by the trapezoidal rule."""
     a, b = student
     x = torch.linspace(-15, 15, 3001, dtype=torch.float64)
     variance = t**2 * b**2 + (1 - t) ** 2
@@ -92,6 +92,7 @@ def numbers(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
+# %%
 student = [value.requires_grad_() for value in numbers(0.4, 0.9).unbind()]
 m, s = 1.2, 0.5
 normal = GaussianMixture(numbers(m), numbers(s**2))
@@ -126,7 +127,7 @@ for t in (0.2, 0.5, 0.8):
 # %% tags=["quote-match-loss"]
 def matching_loss(x1, own, target, t, x0):
     s = t[:, None]
-    with torch.no_grad():  # through no field
+    with torch.no_grad():
         x_t = (1 - s) * x0 + s * x1
         ours = x_t + (1 - s) * own(x_t, t)
         wanted = x_t + (1 - s) * target(x_t, t)
@@ -162,7 +163,7 @@ assert abs(loss - 0.5 * (512 * theirs).square().sum(dim=1).mean()) < 1e-4 * loss
 
 # %%
 def follow(ratio, steps=400, gap=0.05):
-    """Move a student from 0 to data at 1; its own field follows at ratio times its rate."""
+    """Move a student from 0 to data at 1; its field follows at ratio times its rate."""
     place, belief, seen = torch.zeros(1, requires_grad=True), torch.zeros(1), []
     target = ExactField(path, GaussianMixture(torch.ones(1, 1), torch.ones(1)))
     t, x0 = torch.full((1,), 0.5), torch.zeros(1, 1)  # c = 1/2 at this time
@@ -183,7 +184,7 @@ def follow(ratio, steps=400, gap=0.05):
 
 # %%
 def oscillator(k, time):
-    """Return the place at a time, counted in units of 1/(eta c): e'' + k e' + k e = 0."""
+    """Return the place at a time, in units of 1/(eta c): e'' + k e' + k e = 0."""
     root = np.sqrt(complex(k * k - 4 * k) + 1e-9)
     fast, slow = (-k - root) / 2, (-k + root) / 2
     # e = -1 at the start, and its slope is that of a belief at 0
@@ -215,7 +216,7 @@ plotting.show(
     "match-lag",
     "The place of a student against time, for four rates of its own field. With rate 0 "
     "it passes the data on a straight line. With rate 1 it overshoots by a third "
-    "and swings back. With rates 4 and 16 it comes to rest at the data without passing.",
+    "and swings back. With rates 4 and 16 it comes to rest at the data.",
 )
 
 # %% [markdown]
@@ -368,29 +369,43 @@ def make(network, n=256):
     return z + network(z, torch.zeros(n))
 
 
-def optimizer_of(network, rate=3e-3):
-    return torch.optim.Adam(network.parameters(), rate, betas=(0.9, 0.99))
+def learner():
+    """Return a network that brings its optimizer along."""
+    network = MLP(width=128)
+    network.optimizer = torch.optim.Adam(network.parameters(), 3e-3, betas=(0.9, 0.99))
+    return network
 
 
-def learn(optimizer, loss, left):
-    """One update; the rate falls with the share of the training that is left."""
+def learn(network, loss, left):
+    """Make one update; the rate falls with the share of the training that is left."""
+    optimizer = network.optimizer
     optimizer.param_groups[0]["lr"] = 3e-3 * math.sin(0.5 * math.pi * left) ** 2
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 
+# %%
+def fresh():
+    """Draw noise for 256 samples, and times."""
+    return torch.randn(256, 2), 0.02 + 0.96 * torch.rand(256)
+
+
 # %% tags=["quote-match-loop"]
 def train_by_matching(steps, own_steps):
-    student, own = MLP(width=128), MLP(width=128)
-    first, second = optimizer_of(student), optimizer_of(own)
+    student, own = learner(), learner()
     for i in range(steps):
-        for _ in range(own_steps):  # flow matching on the student's samples
-            x1, x0, t = make(student).detach(), torch.randn(256, 2), torch.rand(256)
-            learn(second, flow_matching_loss(own, path, x0, x1, t), 1 - i / steps)
-        x0, t = torch.randn(256, 2), 0.02 + 0.96 * torch.rand(256)
-        loss = distribution_matching_loss(make(student), own, exact, path, t, x0)
-        learn(first, loss, 1 - i / steps)
+        left = 1 - i / steps
+        for _ in range(own_steps):
+            x1 = make(student).detach()
+            x0, t = fresh()
+            loss = flow_matching_loss(own, path, x0, x1, t)
+            learn(own, loss, left)
+        x1 = make(student)
+        x0, t = fresh()
+        fields = own, exact, path
+        loss = distribution_matching_loss(x1, *fields, t, x0)
+        learn(student, loss, left)
     return student
 
 
@@ -409,7 +424,8 @@ lagging = train_by_matching(400, own_steps=1)
 # %% tags=["quote-match-drift"]
 def drift(x, data, own, h):
     def mean_near(points):
-        squares = (x[:, None] - points).square().sum(dim=2)
+        gaps = x[:, None] - points
+        squares = gaps.square().sum(dim=2)
         weight = torch.softmax(-squares / (2 * h**2), dim=1)
         return weight @ points
 
@@ -446,13 +462,15 @@ assert gap.abs().max() < 1e-12
 
 # %% tags=["quote-match-drifting"]
 def train_by_drifting(steps):
-    student = MLP(width=128)
-    optimizer = optimizer_of(student)
+    student = learner()
     for i in range(steps):
-        x, own = make(student), make(student).detach()
+        x, own = make(student), make(student)
         h = 0.5 * 8 ** torch.rand(1).item()
-        goal = x.detach() + kernel_drift(x.detach(), ring.sample(256), own, h)
-        learn(optimizer, 0.5 * mean_squared_norm(x - goal), 1 - i / steps)
+        data = ring.sample(256)
+        v = kernel_drift(x, data, own, h)
+        goal = (x + v).detach()
+        loss = 0.5 * mean_squared_norm(x - goal)
+        learn(student, loss, 1 - i / steps)
     return student
 
 
