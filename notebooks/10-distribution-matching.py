@@ -376,6 +376,7 @@ def learner():
     return network
 
 
+# %%
 def learn(network, loss, left):
     """Make one update; the rate falls with the share of the training that is left."""
     optimizer = network.optimizer
@@ -426,7 +427,7 @@ def drift(x, data, own, h):
     def mean_near(points):
         gaps = x[:, None] - points
         squares = gaps.square().sum(dim=2)
-        weight = torch.softmax(-squares / (2 * h**2), dim=1)
+        weight = (-squares / (2 * h**2)).softmax(1)
         return weight @ points
 
     return mean_near(data) - mean_near(own)
@@ -503,7 +504,7 @@ for name in ("four to one", "drifting"):
     distance, stray, share = found[name]
     assert distance < 0.1 * found["noise"][0] and stray < 1 / 3 and share > 0.5
 assert found["one to one"][1] > 0.9 * found["four to one"][1]
-print("both generators make all modes in one step")
+print("no mode is left out")
 
 # %% tags=["hide-input"]
 titles = ["fresh data", "four to one", "one to one", "drifting"]
