@@ -558,6 +558,21 @@ CALLS = {
         "noise_level": function(lambda t: 1 - t).but("gives integers"),
         "generator": generator(),
     },
+    "distribution_matching.distribution_matching_loss": lambda: {
+        "x1": partner(plane()),
+        "student": function(velocity),
+        "target": function(lambda x, t: x),
+        "path": path(),
+        "t": times(clock()),
+        "x0": partner(plane(1)),
+        "normalised": flag(True),
+    },
+    "distribution_matching.kernel_drift": lambda: {
+        "x": event(plane()),
+        "data": event(plane(1, 4)).but(none=plane()[:0])._replace(empty=None),
+        "own": event(plane(2, 5)).but(none=plane()[:0])._replace(empty=None),
+        "width": positive(1.0),
+    },
     "distributions.Gaussian": lambda: {
         "mean": state(plane()[0]).but("scalar")._replace(empty=None),
         "covariance": number(2.0, low=0).but("tensor"),
@@ -1189,6 +1204,7 @@ NEEDS_SAMPLES = {
     *(f"metrics.{name}" for name in ("mode_shares", "moments", "relative_error")),
     *(f"metrics.{name}" for name in ("two_sample_test", "wasserstein")),
     *(f"reflow.{name}" for name in ("distillation_loss", "mean_flow_loss")),
+    "distribution_matching.distribution_matching_loss",
     "solvers.solve_adaptive",
 }
 """Functions for which a batch of no samples has no answer, and which say so."""

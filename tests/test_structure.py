@@ -36,6 +36,7 @@ LEVELS = {
     "likelihood": 3,
     "diffusion": 3,
     "reflow": 3,
+    "distribution_matching": 3,
     "conventions": 4,
     "images": 5,
     "coursework": 6,
