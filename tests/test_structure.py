@@ -37,6 +37,7 @@ LEVELS = {
     "diffusion": 3,
     "reflow": 3,
     "conventions": 4,
+    "flow_maps": 4,
     "images": 5,
     "coursework": 6,
 }
