@@ -33,12 +33,12 @@ from fmtutorial.solvers import euler, heun, solve
 from fmtutorial.training import EMA, train
 
 SEEDS = [0, 1, 2]
-UPDATES = 3000  # of flow matching, which the budget pays for
+UPDATES = 1500  # of flow matching, which the budget pays for
 BATCH, RATE, SAME = 256, 3e-3, 0.5
-SIZE = {"width": 128, "depth": 4}
-PAIRS, PAIR_STEPS = 5000, 20
+SIZE = {"width": 128, "depth": 3}
+PAIRS, PAIR_STEPS = 4000, 10
 STEPS = (1, 2, 4)
-SETS, POINTS = 4, 1000  # what each distance is averaged over
+SETS, POINTS = 2, 1000  # what each distance is averaged over
 UPDATED = []  # the updates of each training since the list was emptied
 RING, PATH = ring_of_gaussians(), AffinePath(LINEAR)
 
