@@ -296,7 +296,7 @@ assert apart < 1e-3 < 0.1 < (flat["consistency"] + flat["weighted"]).norm()
 # %% [markdown]
 # ## MeanFlow on the ring, with its loss in view
 #
-# Train as in chapter 6, half of the pairs with $t=s$. Every 200 steps note the mean loss since the last note, and the energy distance of one jump to the data.
+# Train as in chapter 6, half of the pairs with $t=s$. Every 100 steps note the mean loss since the last note, and the energy distance of one jump to the data.
 
 # %%
 ring = distributions.ring_of_gaussians()
@@ -329,7 +329,7 @@ notes, since = [], []
 
 def see(network, step):
     since.append(step.loss)
-    if step.number % 200 == 0:
+    if step.number % 100 == 0:
         notes.append((step.number, sum(since) / len(since), distance(network)))
         since.clear()
 
@@ -347,7 +347,7 @@ record("distance_first", round(notes[0][2], 2))
 record("distance_last", round(notes[-1][2], 2))
 
 # %% [markdown]
-# **Check 10.7** (a loss that stands still). What would the exact map have? Its floor is the mean of $\lVert\nabla\varphi_{s,t}(x_s)\,(w-v)\rVert^2$ with $w$ the velocity of the line. The product is a derivative of the solution in its start, which one `jvp` through Heun's method gives. From the first note to the last the loss moves by less than a half, and stays above a half of that floor; the distance of the samples falls to a fraction.
+# **Check 10.7** (a loss that does not fall). It rises, while the samples come nearer. What would the exact map have? Its floor is the mean of $\lVert\nabla\varphi_{s,t}(x_s)\,(w-v)\rVert^2$ with $w$ the velocity of the line. The product is a derivative of the solution in its start, which one `jvp` through Heun's method gives. A hundredth of the pairs, those that start between two modes, makes up most of it; so its own error is large.
 
 
 # %%
@@ -364,22 +364,25 @@ def floor_of(s, t, x_s, difference, steps=30):
     return carried.square().sum(dim=1)
 
 
-x0, x1, s, t = ring_batch(2000)
+x0, x1, s, t = ring_batch(6000)
 at = path.sample(x0, x1, s)
 floor = floor_of(s, t, at.x_t, at.velocity - exact(at.x_t, s))
 
 # %% tags=["nbval-ignore-output"]
 error = (floor.std() / len(floor) ** 0.5).item()
+few = floor.sort(descending=True).values[: len(floor) // 100].sum() / floor.sum()
 print(f"floor of MeanFlow's loss on the ring: {floor.mean():.0f} ± {error:.0f}")
-record("ring_floor", round(floor.mean().item()))
-record("ring_floor_error", round(error))
+print(f"median {floor.median():.0f}; {100 * few:.0f} % of it in 1 % of the pairs")
+record("ring_floor", round(floor.mean().item() / 10) * 10)
+record("ring_floor_error", round(error / 10) * 10)
+record("ring_floor_few", round(100 * few.item()))
 
 # %%
 first, last = notes[0], notes[-1]
-print("the loss has moved by less than a half:", abs(last[1] / first[1] - 1) < 0.5)
-print("the distance has fallen below a half:", last[2] < first[2] / 2)
-assert abs(last[1] / first[1] - 1) < 0.5 and last[2] < first[2] / 2
-assert last[1] > 0.5 * floor.mean()
+print("the loss is higher at the end:", last[1] > first[1])
+print("and the samples are nearer:", last[2] < 0.9 * first[2])
+assert last[1] > first[1] and last[2] < 0.9 * first[2]
+assert floor.mean() > last[1] / 2 and few > 0.3
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["loss of MeanFlow", "distance of one jump"])
@@ -387,21 +390,20 @@ numbers, values, fars = zip(*notes, strict=True)
 for ax, seen in zip(axes, (values, fars), strict=True):
     ax.plot(numbers, seen, color=plotting.MODEL, marker="o")
     ax.set(xlabel="step", ylim=(0, 1.15 * max(seen)))
-axes[0].axhline(floor.mean().item(), color="#9ca3af", linestyle=":")
 fresh = energy_distance(ring.sample(2000, generator), data)
 axes[1].axhline(fresh, color="#9ca3af", linestyle=":")
 plotting.show(
     figure,
     "standing_still",
-    "Two panels over the training steps. The loss stays near a dotted line, its floor. "
+    "Two panels over the training steps. The loss rises and then stays where it is. "
     "The distance of one jump to the data falls from note to note towards a dotted "
     "line near zero, the distance of fresh data.",
 )
 
 # %% [markdown]
-# *Figure 10.1.* The same training, seen by its loss and by its samples. Dotted: the floor of the loss, measured with the exact map, and the distance of fresh data.
+# *Figure 10.1.* The same training, seen by its loss and by its samples. Dotted: the distance of fresh data.
 #
-# **Check 10.8** (the noise of a gradient). One network, the one just trained, and 40 batches of 256 jumps for each loss. The total variance of the gradient is the sum over all parameters. The conditional velocity enters the first two losses and not the last two, and MeanFlow multiplies it by the slope of the map.
+# **Check 10.8** (the noise of a gradient). One network, the one just trained, and 40 batches of 256 jumps for each loss. The total variance of the gradient is the sum over all parameters. The conditional velocity enters the first two losses and not the last two, and MeanFlow multiplies it by the slope of the map, which is steep between the modes.
 
 
 # %%
@@ -421,8 +423,9 @@ for name, loss_of in members.items():
     variance[name] = drawn.var(dim=0).sum().item()
 for name, value in variance.items():
     times_as = variance["MeanFlow"] / value
-    print(f"{name}: MeanFlow has {times_as:.1f} times its variance")
-    record(f"variance_{name.replace(' ', '_')}", f"{times_as:.3g}")
+    rounded = f"{float(f'{times_as:.2g}'):,.0f}"
+    print(f"{name}: MeanFlow has {rounded} times its variance")
+    record(f"variance_{name.replace(' ', '_')}", rounded)
 
 # %%
 print("least noise without data in the target:", end=" ")
@@ -434,63 +437,63 @@ assert max(variance["shortcut"], variance["Lagrangian"]) < variance["MeanFlow"]
 #
 # Where two jumps end, less where the flow ends, is a sum of two errors: the second jump's own, at the point where the first has landed, and that of the first, carried on by the exact flow.
 #
-# Train the same network with $t=1$ in all pairs, which is consistency training with an infinitesimal gap. One jump is what it has learned. Two jumps ask it for $u_{0,1/2}$, which it has never seen. Jump to the data, go back to half time with *fresh* noise, and jump again: that it can do.
-
+# Teach a network the one jump from 0 to 1 and nothing else: solve the exact flow from 4000 points of noise, and regress the jump from each on its end. Two jumps ask this network for $u_{0,1/2}$ and $u_{1/2,1}$, which it has never seen.
 
 # %%
-def to_the_end():
-    x0, x1, s, _ = ring_batch(256)
-    return mean_flow_loss(only_end, path, x0, x1, s, torch.ones_like(s))
+begun = torch.randn(4000, 2, generator=generator)
+ends = solve(exact, begun, torch.linspace(0, 1, 31), heun, last_only=True).last
 
 
-only_end = MeanFlowMLP(width=96, depth=3)
-only_end = fit(only_end, to_the_end, 500)
+def one_jump_loss():
+    rows = torch.randint(4000, (256,), generator=generator, device=device)
+    x, one = begun[rows], torch.ones(256)
+    landed = jump(one_jump, x, 0 * one, one)
+    return (landed - ends[rows]).square().sum(dim=1).mean()
 
 
-@torch.no_grad()
-def with_fresh_noise(network):
-    zero, one = torch.zeros(2000), torch.ones(2000)
-    there = jump(network, noise, zero, one)
-    fresh = torch.randn(2000, 2, generator=generator)
-    return jump(network, path.sample(fresh, there, one / 2).x_t, one / 2, one)
-
+one_jump = MeanFlowMLP(width=96, depth=3)
+one_jump = fit(one_jump, one_jump_loss, 500)
 
 # %% tags=["nbval-ignore-output"]
-found = {"end_one": distance(only_end), "end_two": distance(only_end, 2)}
-found["end_fresh"] = energy_distance(with_fresh_noise(only_end), data)
-found |= {"all_one": distance(network), "all_two": distance(network, 2)}
-for name, far in found.items():
-    print(f"{name}: distance {far:.2f}")
-    record(name, round(far, 2))
+for name, some in {"one": one_jump, "all": network}.items():
+    far = [distance(some, jumps) for jumps in (1, 2)]
+    print(f"{name}: distance {far[0]:.2f} after one jump, {far[1]:.2f} after two")
+    record(f"jump_{name}_1", round(far[0], 2))
+    record(f"jump_{name}_2", round(far[1], 2))
 
 # %% [markdown]
-# **Check 10.9** (whose error it is). The identity above holds to rounding. For the network that has seen only $t=1$ the first part, carried, is by far the larger one. For the one that has seen all pairs neither part is more than the other by such a factor.
+# **Check 10.9** (whose error it is). The identity above holds to rounding. For the network that has learned the one jump only, two miss the end of the exact flow by more than one does; for the network that has seen all pairs, by less.
 
 
 # %%
 @torch.no_grad()
-def parts(network, n=500):
-    """Return the root mean squares of the two errors, and by how much they miss the sum."""
+def errors(network, n=1000):
+    """Return the errors of one jump, of two, and the two parts of the latter."""
     z, one = noise[:n], torch.ones(n)
     grid, half = torch.linspace(0, 1, 41), torch.linspace(0.5, 1, 21)
     y = jump(network, z, 0 * one, one / 2)
     landed = jump(network, y, one / 2, one)
     truth = solve(exact, z, grid, heun, last_only=True).last
     carried = solve(exact, y, half, heun, last_only=True).last
-    errors = landed - carried, carried - truth
-    sizes = [e.square().sum(dim=1).mean().sqrt().item() for e in errors]
-    return *sizes, (landed - truth - sum(errors)).abs().max().item()
+    once = jump(network, z, 0 * one, one)
+    return once - truth, landed - truth, landed - carried, carried - truth
 
 
 # %% tags=["nbval-ignore-output"]
-for name, some in {"end": only_end, "all": network}.items():
-    own, carried, miss = parts(some)
-    print(f"{name}: second jump {own:.1f}, first one carried {carried:.1f}")
-    record(f"own_{name}", round(own, 1))
-    record(f"carried_{name}", round(carried, 1))
-    assert miss < 1e-4
-assert found["end_two"] > 2 * found["end_one"]
-assert parts(only_end)[1] > 2 * parts(network)[1]
+sizes = {}
+for name, some in {"one": one_jump, "all": network}.items():
+    every = errors(some)
+    assert (every[1] - every[2] - every[3]).abs().max() < 1e-4
+    sizes[name] = [e.square().sum(dim=1).mean().sqrt().item() for e in every]
+    for part, size in zip(("1", "2", "own", "carried"), sizes[name], strict=True):
+        print(f"{name}, {part}: {size:.2f}", end="  ")
+        record(f"error_{name}_{part}", round(size, 2))
+    print()
+
+# %%
+print("one jump learned: two miss by more", sizes["one"][1] > sizes["one"][0])
+print("all pairs learned: two miss by less", sizes["all"][1] < sizes["all"][0])
+assert sizes["one"][1] > sizes["one"][0] and sizes["all"][1] < sizes["all"][0]
 
 # %% [markdown]
 # ## A derivative through attention
@@ -525,32 +528,32 @@ assert (rate - central).abs().max() < 1e-8 < 1e-2 < rate.abs().max()
 # %% [markdown]
 # ## Guidance inside the target
 #
-# Two classes, $\mathcal N(m,\tfrac14I)$ and $\mathcal N(-m,\tfrac14I)$. The guided field $(1-\omega)\,v+\omega\,v^y$ with $\omega=2$ is exact here. Give it to the loss as the teacher: the map learns to jump along the *guided* flow, at one evaluation a jump where the field costs two.
+# Two classes that overlap, $\mathcal N(m,\tfrac12I)$ and $\mathcal N(-m,\tfrac12I)$ with $m=(1,0)$. The guided field $(1-\omega)\,v+\omega\,v^y$ with $\omega=3$ is exact here. Give it to the Lagrangian loss as the teacher, which is asked where the jump lands: the map learns to jump along the *guided* flow, at one evaluation a jump where the field costs two.
 
 # %%
-centre = torch.tensor([2.0, 0.0])
+centre = torch.tensor([1.0, 0.0])
 both = distributions.GaussianMixture(
-    torch.stack([centre, -centre]), torch.full((2,), 0.25)
+    torch.stack([centre, -centre]), torch.full((2,), 0.5)
 )
-one_class = distributions.Gaussian(centre, 0.25)
+one_class = distributions.Gaussian(centre, 0.5)
 free, labelled = ExactField(path, both), ExactField(path, one_class)
 
 
-def guided_field(x, t, scale=2.0):
+def guided_field(x, t, scale=3.0):
     return torch.lerp(free(x, t), labelled(x, t), scale)
 
 
 def guided_loss():
-    _, _, s, t = ring_batch(256)
+    s, t = torch.rand(2, 256, generator=generator).sort(dim=0).values
     pairs = torch.randn(256, 2, generator=generator), one_class.sample(256, generator)
-    return improved_mean_flow_loss(guided_map, path, *pairs, s, t, guided_field)
+    return lagrangian_loss(guided_map, path, *pairs, s, t, guided_field)
 
 
 guided_map = MeanFlowMLP(width=64, depth=3)
 guided_map = fit(guided_map, guided_loss, 500)
 
 # %% [markdown]
-# **Check 10.11** (one jump of the guided map). It must land near the end of the guided flow, which 50 steps of Heun's method follow: nearer by five times than the end of the flow without guidance is.
+# **Check 10.11** (one jump of the guided map). It must land near the end of the guided flow, which 50 steps of Heun's method follow: nearer by three times than the end of the flow without guidance is.
 
 # %% tags=["nbval-ignore-output"]
 grid, start = torch.linspace(0, 1, 51), noise[:500]
@@ -563,7 +566,7 @@ moved = (plain - followed).square().sum(dim=1).mean().sqrt().item()
 print(f"from the end of the guided flow: {away:.3f}, without guidance {moved:.2f}")
 record("guided_away", round(away, 2))
 record("guided_moved", round(moved, 2))
-assert away < moved / 5
+assert away < moved / 3
 
 # %% [markdown]
 # ## One table at equal budget
