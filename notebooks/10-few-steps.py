@@ -36,6 +36,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+# %%
 from fmtutorial import distributions, plotting
 from fmtutorial.exact import ExactField
 from fmtutorial.labs import default_device, record
@@ -225,6 +226,7 @@ def mean_velocity(x, s, t):
     return torch.where(length == 0, v(x, s), jumped)
 
 
+# %%
 def score_of(loss_of, factor, n=20_000):
     """Return the mean slope over n pairs, in standard errors."""
     s, t = (0.05 + 0.9 * torch.rand(2, n, generator=generator, **double)).sort(dim=0)[0]
@@ -304,6 +306,7 @@ exact = ExactField(path, ring)
 noise, data = torch.randn(2000, 2, generator=generator), ring.sample(2000, generator)
 
 
+# %%
 def ring_batch(n, same=0.5):
     s, t = torch.rand(2, n, generator=generator).sort(dim=0).values
     t = torch.where(torch.rand(n, generator=generator) < same, s, t)
@@ -364,6 +367,7 @@ def floor_of(s, t, x_s, difference, steps=30):
     return carried.square().sum(dim=1)
 
 
+# %%
 x0, x1, s, t = ring_batch(6000)
 at = path.sample(x0, x1, s)
 floor = floor_of(s, t, at.x_t, at.velocity - exact(at.x_t, s))
@@ -543,6 +547,7 @@ def guided_field(x, t, scale=3.0):
     return torch.lerp(free(x, t), labelled(x, t), scale)
 
 
+# %%
 def guided_loss():
     s, t = torch.rand(2, 256, generator=generator).sort(dim=0).values
     pairs = torch.randn(256, 2, generator=generator), one_class.sample(256, generator)
