@@ -696,6 +696,40 @@ CALLS = {
         "x": state(plane()).but(fewer=plane()[:2])._replace(shows={}),
     },
     "fields.generator_device": lambda: {"generator": generator()},
+    **{
+        f"flow_maps.{loss}_loss": lambda: {
+            "mean_velocity": function(mean_velocity),
+            "path": path(),
+            **pair("x0", "x1"),
+            "start": times(clock()),
+            "end": times(clock() + 0.1),
+            "field": optional(function(velocity)),
+        }
+        for loss in ("improved_mean_flow", "lagrangian", "shortcut")
+    },
+    "flow_maps.consistency_loss": lambda: {
+        "mean_velocity": function(mean_velocity),
+        "path": path(),
+        **pair("x0", "x1"),
+        "start": times(clock()),
+        "later": times(clock() + 0.1),
+    },
+    "flow_maps.gaussian_flow_map": lambda: {
+        "path": path(),
+        "target": thing(gaussian(), mixture=mixture()),
+        "then": lambda made: made(plane(), clock(), clock() + 0.1),
+    },
+    "flow_maps.jump": lambda: {
+        "mean_velocity": function(mean_velocity),
+        "x": state(plane()),
+        "start": times(clock()),
+        "end": times(clock() + 0.1),
+    },
+    "flow_maps.jump_along": lambda: {
+        "mean_velocity": function(mean_velocity),
+        "x": state(plane()),
+        "times": up(),
+    },
     "guidance.guided": lambda: {
         "network": function(labelled),
         "label": conditions(),
@@ -1172,6 +1206,7 @@ LEFT_OUT = {
 """Names, and modules or classes with all their names, that are not tried, and why."""
 
 FINE = {
+    "flow_maps.shortcut_loss, field, gives nan": "it is read for jumps of no length only",
     **{
         f"images.sampling.{name}, labels, fewer": "as many digits as labels"
         for name in ("generate", "sample_digits")
@@ -1196,6 +1231,8 @@ NEEDS_SAMPLES = {
     *(f"couplings.{name}" for name in ("exact_ot", "independent", "sinkhorn", "within_labels")),
     *(f"couplings.{name}" for name in ("sinkhorn_kernel", "sinkhorn_log")),
     "diffusion.noise_prediction_loss",
+    *(f"flow_maps.{name}_loss" for name in ("consistency", "improved_mean_flow")),
+    *(f"flow_maps.{name}_loss" for name in ("lagrangian", "shortcut")),
     *(f"images.classifier.{name}" for name in ("class_spread", "digit_distance")),
     "images.classifier.score_digits",
     *(f"images.pictures.{name}" for name in ("encode", "show_pixels", "tile")),

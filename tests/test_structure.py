@@ -38,6 +38,7 @@ LEVELS = {
     "reflow": 3,
     "distribution_matching": 3,
     "conventions": 4,
+    "flow_maps": 4,
     "images": 5,
     "coursework": 6,
 }
