@@ -3,8 +3,11 @@
 Chapter 10.
 """
 
+import math
+from functools import partial
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fmtutorial.fields import (
     VelocityField,
@@ -13,10 +16,13 @@ from fmtutorial.fields import (
     check_number,
     check_same_shape,
     check_state,
+    check_times,
     flatten,
+    generator_device,
 )
 from fmtutorial.losses import mean_squared_norm
 from fmtutorial.paths import AffinePath
+from fmtutorial.solvers import ScalarTimeField, Step
 
 
 def distribution_matching_loss(
@@ -124,3 +130,46 @@ def _kernel_mean(x: Tensor, points: Tensor, width: float) -> Tensor:
     # differences first: ‖x‖² − 2 x·y + ‖y‖² would cancel
     distance = torch.cdist(x, points, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.softmax(-0.5 * (distance / width).square(), dim=1) @ points
+
+
+def renoise(path: AffinePath, bound: float = math.inf, generator: Generator | None = None) -> Step:
+    """Return the step x' = α' x̂₁ + σ' ξ for ``solve``: jump to the data, and put noise on anew.
+
+    x̂₁ is the data that the field predicts at (x, t). A network that makes samples in one jump is
+    asked again, at a later time, by a grid such as 0, ½, 1: one evaluation a step.
+
+    Args:
+        path: of the field.
+        bound: x̂₁ is cut to [−bound, bound]. Pixels end there, and a network that may go beyond
+            learns more easily to make them black.
+        generator: of ξ ~ N(0, I), on the device of the states.
+
+    Raises:
+        ValueError: bound is not positive; the step, when it ends outside [0, 1] or does not go
+            forward.
+
+    Source: Song, Dhariwal et al. 2023, Algorithm 1. Chapter 10.
+    """
+    check_kind(path, AffinePath, "path")
+    if bound != math.inf:
+        check_number(bound, "bound", low=0, without_low=True)
+    generator_device(generator)  # refuses a seed
+    return partial(_renoise_step, path, bound, generator)
+
+
+def _renoise_step(
+    path: AffinePath,
+    bound: float,
+    generator: Generator | None,
+    v: ScalarTimeField,
+    x: Tensor,
+    t: Tensor,
+    h: Tensor,
+) -> Tensor:
+    end = t + h
+    check_times(end, "a path")
+    if not h > 0:
+        raise ValueError("times must increase: fresh noise cannot be undone")
+    data = path.convert(v(x, t), x, t.expand(len(x)), "velocity", "data").clamp(-bound, bound)
+    fresh = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return path.schedule.alpha(end) * data + path.schedule.sigma(end) * fresh

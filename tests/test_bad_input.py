@@ -573,6 +573,12 @@ CALLS = {
         "own": event(plane(2, 5)).but(none=plane()[:0])._replace(empty=None),
         "width": positive(1.0),
     },
+    "distribution_matching.renoise": lambda: {
+        "path": path(),
+        "bound": positive(1.0).but("inf", "above"),
+        "generator": generator(),
+        "then": lambda made: solvers.solve(velocity, plane(), torch.linspace(0.1, 0.9, 4), made),
+    },
     "distributions.Gaussian": lambda: {
         "mean": state(plane()[0]).but("scalar")._replace(empty=None),
         "covariance": number(2.0, low=0).but("tensor"),

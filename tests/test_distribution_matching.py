@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from fmtutorial.distribution_matching import distribution_matching_loss, kernel_drift
+from fmtutorial.distribution_matching import distribution_matching_loss, kernel_drift, renoise
 from fmtutorial.distributions import GaussianMixture
 from fmtutorial.exact import ExactField
 from fmtutorial.networks import MLP
 from fmtutorial.paths import LINEAR, SQRT, AffinePath
+from fmtutorial.solvers import solve
 
 DOUBLE = torch.float64
 PATH = AffinePath(LINEAR)
@@ -330,3 +331,55 @@ def test_drift_refuses(wrong, error, match):
     valid = {"x": torch.zeros(3, 2), "data": torch.zeros(5, 2), "own": torch.zeros(4, 2)}
     with pytest.raises(error, match=match):
         kernel_drift(**valid | {"width": 1.0} | wrong)
+
+
+# New noise between jumps.
+
+
+@pytest.mark.parametrize("event", [(), (2,), (3,), (1, 4, 4)], ids=str)
+def test_jumps_with_new_noise_keep_the_distribution(schedule, event):
+    """A jump that is right from each time ends at data, however many come before it.
+
+    The jump is the flow of chapter 2 to N(m, s²), x₁ = m + s (x − α m)/√(α² s² + σ²), written as
+    a velocity. Mean and variance of N numbers have standard errors s/√N and s² √(2/N).
+    """
+    m, s, path = 0.7, 0.4, AffinePath(schedule)
+
+    def field(x, t):
+        a, b = (f(t).view(-1, *[1] * (x.ndim - 1)) for f in (schedule.alpha, schedule.sigma))
+        x1 = m + s * (x - a * m) / (a**2 * s**2 + b**2).sqrt()
+        return path.convert(x1, x, t, "data", "velocity")
+
+    generator = torch.Generator().manual_seed(3)
+    n = 40_000 // math.prod(event)
+    x0 = torch.randn(n, *event, generator=generator, dtype=DOUBLE)
+    times = torch.tensor([0.1, 0.4, 0.7, 0.95])
+    start = path.sample(x0, m + s * torch.randn_like(x0), times[0].double().expand(n)).x_t
+    solution = solve(field, start, times, renoise(path, generator=generator))
+    for t, states in zip(times, solution.states, strict=True):
+        mean, variance = noised(schedule, t.double(), m, s**2)
+        size = states.numel()
+        assert abs(states.mean() - mean) < 5 * (variance / size) ** 0.5
+        assert abs(states.var() - variance) < 5 * variance * (2 / size) ** 0.5
+
+
+def test_one_jump_by_hand(schedule):
+    """The answer in closed form: the data that the field predicts, cut, and the noise drawn."""
+    path, t = AffinePath(schedule), torch.tensor([0.3, 0.6])
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+
+    def field(x, t):
+        return path.convert(3 * x, x, t, "data", "velocity")
+
+    for bound in (math.inf, 0.5):
+        jump = renoise(path, bound, torch.Generator().manual_seed(2))
+        fresh = torch.randn(5, 2, generator=torch.Generator().manual_seed(2), dtype=DOUBLE)
+        data = torch.tensor([[min(max(3 * a, -bound), bound) for a in row] for row in x.tolist()])
+        end = t[1].double()
+        expected = schedule.alpha(end) * data + schedule.sigma(end) * fresh
+        torch.testing.assert_close(solve(field, x, t, jump).last, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_new_noise_cannot_be_undone():
+    with pytest.raises(ValueError, match="times must increase"):
+        solve(lambda x, t: x, torch.zeros(2, 2), torch.tensor([0.6, 0.3]), renoise(PATH))

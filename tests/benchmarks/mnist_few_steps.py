@@ -31,8 +31,10 @@ from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.training import EMA
 
 STARTS = (0.0, 0.25, 0.5, 0.75)
-UPDATES, FOLLOWED, WARM, BATCH = 300, 3, 80, 64
-RATES = {"student": 2e-4, "second": 2e-4, "odds": 2e-4}
+UPDATES, FOLLOWED, WARM, BATCH = 300, 3, 150, 64
+RATES = {"student": 2e-4, "second": 2e-4, "labels": 5e-3, "odds": 2e-4}
+"""Of Adam. The second network's labels begin alike for all times of the student, and have to part
+before it can tell them apart."""
 WEIGHTS = {"teacher": 0.002, "odds": 0.5}
 """Of the two estimates, whose gradients are about as long with them."""
 SEED = 0
@@ -97,13 +99,11 @@ class Match:
         self.by_class = [digits.images[digits.labels == c] for c in range(CLASSES)]
         betas = {"betas": (0.0, 0.99), "weight_decay": 0.0, "fused": True}
         self.of_student = torch.optim.AdamW(self.student.parameters(), RATES["student"], **betas)
-        self.of_second = torch.optim.AdamW(
-            [
-                {"params": self.second.unet.parameters(), "lr": RATES["second"]},
-                {"params": self.second.odds.parameters(), "lr": RATES["odds"]},
-            ],
-            **betas,
-        )
+        labels = self.second.unet.embed.label.weight
+        others = [p for p in self.second.unet.parameters() if p is not labels]
+        groups = {"second": others, "labels": [labels], "odds": self.second.odds.parameters()}
+        parts = [{"params": part, "lr": RATES[name]} for name, part in groups.items()]
+        self.of_second = torch.optim.AdamW(parts, **betas)
 
     def normal(self, n):
         return torch.randn(n, 1, 28, 28, generator=self.generator, device=DEVICE)
