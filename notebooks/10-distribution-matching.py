@@ -486,8 +486,7 @@ drifted = train_by_drifting(600)
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
     made = {"noise": torch.randn(3000, 2), "fresh data": ring.sample(3000)}
-    made["four to one"] = make(matched, 3000)
-    made["one to one"] = make(lagging, 3000)
+    made |= {"four to one": make(matched, 3000), "one to one": make(lagging, 3000)}
     made["drifting"] = make(drifted, 3000)
 found = {}
 for name, x in made.items():
