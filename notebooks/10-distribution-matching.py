@@ -445,6 +445,8 @@ for h in (0.2, 1.0, 5.0):
     wanted = h**2 * (scores[0] - scores[1])
     gap = (kernel_drift(x, data, own, h) - wanted).abs().max()
     assert gap < 1e-12 and (drift(x, data, own, h) - wanted).abs().max() < 1e-12
+
+# %%
 cosine, t = AffinePath(COSINE), torch.full((200,), 0.7, dtype=torch.float64)
 alpha, sigma = COSINE.alpha(t)[:, None], COSINE.sigma(t)[:, None]
 batches = [
@@ -484,8 +486,7 @@ drifted = train_by_drifting(600)
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
     made = {"noise": torch.randn(3000, 2), "fresh data": ring.sample(3000)}
-    made["four to one"] = make(matched, 3000)
-    made["one to one"] = make(lagging, 3000)
+    made |= {"four to one": make(matched, 3000), "one to one": make(lagging, 3000)}
     made["drifting"] = make(drifted, 3000)
 found = {}
 for name, x in made.items():
