@@ -53,6 +53,8 @@ from fmtutorial.losses import (
     logit_normal_times,
     uniform_times,
 )
+
+# %%
 from fmtutorial.metrics import (
     energy_distance,
     fresh_ratio,
@@ -1370,8 +1372,8 @@ plotting.show(
     "Relative entropy of the data from the model against the noise level c from one "
     "quarter to four, in two panels. The bound is a valley with its floor at c = 1. "
     "Left, for a constant error, the dots of the SDE lie below it and the line of the "
-    "ODE crosses above its floor. Right, for the field of other data, dots and line lie "
-    "at one height, and the bound touches them at c = 1.",
+    "ODE crosses above its floor. Right, for the field of other data, dots and line "
+    "lie at one height, and the bound touches them at c = 1.",
 )
 
 # %% [markdown]
@@ -1385,6 +1387,8 @@ shares = torch.tensor([1, 4, 1]).double()[:, None, None] / 6
 mean, variance = data_law
 x, width = mean + variance.sqrt() * points, math.log(0.98 / 0.02 * 0.95 / 0.05) / 1000
 noise_strength, worst = levels**2 * strength, 0.0
+
+# %%
 for name, (field, _) in models.items():
     (shift, slope), (m, v) = field(column), laws[name]
     true_shift, true_slope = gaussian_field(*DATA_LAW, column)
@@ -1485,6 +1489,8 @@ for kind in kinds:
     print(f"relative entropy of the ODE {missed_by:.3f}")
     for what, value in zip(("error", "bound", "ode"), trained_on[kind], strict=True):
         record(f"times_{kind}_{what}", f"{value:.{2 if what == 'bound' else 3}f}")
+
+# %%
 assert min(kinds, key=lambda kind: trained_on[kind][0]) == "uniform"
 assert min(kinds, key=lambda kind: trained_on[kind][1]) == "bound"
 for kind in ("likelihood", "bound"):
