@@ -53,6 +53,8 @@ from fmtutorial.losses import (
     logit_normal_times,
     uniform_times,
 )
+
+# %%
 from fmtutorial.metrics import (
     energy_distance,
     fresh_ratio,
@@ -1354,9 +1356,12 @@ for key_, value in {
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(list(models))
+fine = 2 ** torch.linspace(-2, 2, 101)
 for ax, name in zip(axes, models, strict=True):
     c, found = levels[1:].cpu(), entropy[name][-1].cpu()
-    ax.plot(c, bound[name][1:].cpu(), color=plotting.TRUTH, label="bound")
+    begun, least = entropy[name][0, 5], bound[name][5]
+    curve = begun + ((fine + 1 / fine) / 2) ** 2 * (least - begun)
+    ax.plot(fine.cpu(), curve.cpu(), color=plotting.TRUTH, label="bound")
     ax.plot(c, found[1:], "o", ms=4, color=plotting.MODEL, label="SDE")
     ax.axhline(found[0], color=plotting.DATA, ls="--", label="ODE")
     ax.set(xscale="log", xlabel="c", ylim=(0, 3 * bound[name][5].item()))
@@ -1370,8 +1375,8 @@ plotting.show(
     "Relative entropy of the data from the model against the noise level c from one "
     "quarter to four, in two panels. The bound is a valley with its floor at c = 1. "
     "Left, for a constant error, the dots of the SDE lie below it and the line of the "
-    "ODE crosses above its floor. Right, for the field of other data, dots and line lie "
-    "at one height, and the bound touches them at c = 1.",
+    "ODE crosses above its floor. Right, for the field of other data, dots and line "
+    "lie at one height, and the bound touches them at c = 1.",
 )
 
 # %% [markdown]
@@ -1385,6 +1390,8 @@ shares = torch.tensor([1, 4, 1]).double()[:, None, None] / 6
 mean, variance = data_law
 x, width = mean + variance.sqrt() * points, math.log(0.98 / 0.02 * 0.95 / 0.05) / 1000
 noise_strength, worst = levels**2 * strength, 0.0
+
+# %%
 for name, (field, _) in models.items():
     (shift, slope), (m, v) = field(column), laws[name]
     true_shift, true_slope = gaussian_field(*DATA_LAW, column)
@@ -1485,6 +1492,8 @@ for kind in kinds:
     print(f"relative entropy of the ODE {missed_by:.3f}")
     for what, value in zip(("error", "bound", "ode"), trained_on[kind], strict=True):
         record(f"times_{kind}_{what}", f"{value:.{2 if what == 'bound' else 3}f}")
+
+# %%
 assert min(kinds, key=lambda kind: trained_on[kind][0]) == "uniform"
 assert min(kinds, key=lambda kind: trained_on[kind][1]) == "bound"
 for kind in ("likelihood", "bound"):
