@@ -7,6 +7,7 @@ pairs included. Seconds depend on the machine and on its other work, and updates
 of flow matching costs a third of one that differentiates twice. Chapter 10.
 """
 
+import copy
 import time
 from functools import partial
 from statistics import mean, stdev
@@ -15,6 +16,7 @@ import torch
 from provenance import save
 from torch.utils.flop_counter import FlopCounterMode
 
+from fmtutorial.distribution_matching import distribution_matching_loss, kernel_drift
 from fmtutorial.distributions import ring_of_gaussians
 from fmtutorial.flow_maps import (
     consistency_loss,
@@ -24,7 +26,7 @@ from fmtutorial.flow_maps import (
     lagrangian_loss,
     shortcut_loss,
 )
-from fmtutorial.losses import flow_matching_loss, uniform_times
+from fmtutorial.losses import flow_matching_loss, mean_squared_norm, uniform_times
 from fmtutorial.metrics import energy_distance
 from fmtutorial.networks import MLP, MeanFlowMLP
 from fmtutorial.paths import LINEAR, AffinePath
@@ -37,6 +39,7 @@ UPDATES = 1500  # of flow matching, which the budget pays for
 BATCH, RATE, SAME = 256, 3e-3, 0.5
 SIZE = {"width": 128, "depth": 3}
 PAIRS, PAIR_STEPS = 4000, 10
+FOLLOWED, WIDTHS = 4, (0.5, 4.0)
 STEPS = (1, 2, 4)
 SETS, POINTS = 2, 1000  # what each distance is averaged over
 UPDATED = []  # the updates of each training since the list was emptied
@@ -118,8 +121,7 @@ def reflow(budget):
 
 
 def distillation(budget):
-    student = second_round(budget, lambda network, draw: distillation_loss(network, *draw()))
-    return lambda noise, n: in_euler_steps(student, noise, 1) if n == 1 else None
+    return one_step(second_round(budget, lambda network, draw: distillation_loss(network, *draw())))
 
 
 def consistency(budget):
@@ -151,6 +153,49 @@ def flow_map(budget, loss_of):
     return partial(in_jumps, fit(network, loss, budget))
 
 
+def one_step(generator):
+    return lambda noise, n: in_euler_steps(generator, noise, 1) if n == 1 else None
+
+
+def made_by(generator):
+    noise = torch.randn(BATCH, 2)
+    return noise + generator(noise, torch.zeros(BATCH))
+
+
+def distribution_matching(budget):
+    """Spend 0.4 on a teacher; a copy of it follows the student, FOLLOWED updates for each."""
+    teacher = MLP(**SIZE)
+    teacher, student = fit(teacher, lambda: matching(teacher), 0.4 * budget), MLP(**SIZE)
+    own = copy.deepcopy(teacher).requires_grad_(True)
+    optimizer = torch.optim.AdamW(own.parameters(), RATE, weight_decay=0.0)
+
+    def pairs():
+        return torch.randn(BATCH, 2), made_by(student).detach()
+
+    def loss():
+        for _ in range(FOLLOWED):
+            optimizer.zero_grad()
+            matching(own, pairs).backward()
+            optimizer.step()
+        t, noise = uniform_times(BATCH), torch.randn(BATCH, 2)
+        return distribution_matching_loss(made_by(student), own, teacher, PATH, t, noise)
+
+    return one_step(fit(student, loss, 0.6 * budget))
+
+
+def drifting(budget):
+    """Regress samples on where a kernel's drift takes them; a width for each update."""
+    student = MLP(**SIZE)
+
+    def loss():
+        x, own = made_by(student), made_by(student).detach()
+        width = WIDTHS[0] * (WIDTHS[1] / WIDTHS[0]) ** torch.rand(()).item()
+        goal = x.detach() + kernel_drift(x.detach(), RING.sample(BATCH), own, width)
+        return mean_squared_norm(x - goal) / 2
+
+    return one_step(fit(student, loss, budget))
+
+
 METHODS = {
     "flow matching": flow_matching,
     "ReFlow": reflow,
@@ -160,6 +205,8 @@ METHODS = {
     "improved MeanFlow": partial(flow_map, loss_of=improved_mean_flow_loss),
     "shortcut": partial(flow_map, loss_of=shortcut_loss),
     "Lagrangian": partial(flow_map, loss_of=lagrangian_loss),
+    "distribution matching": distribution_matching,
+    "drifting": drifting,
 }
 """From a name to a function of the budget that returns sample(noise, n), None where n steps have
 no meaning."""
