@@ -91,6 +91,15 @@ class Pretended(torch.Tensor):
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
         return run(operation, *args, **(kwargs or {}))
 
+    @property
+    def data(self):
+        return torch.Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, new):
+        torch.Tensor.data.__set__(self, new)
+        self.inner = new.inner
+
     # Three things that PyTorch does for no class but its own.
 
     def tolist(self):

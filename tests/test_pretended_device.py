@@ -211,6 +211,14 @@ def test_training_on_it_is_training_on_the_cpu(fused):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_network_changes_its_precision_in_place():
+    net, x = network().to(HERE), torch.linspace(0, 1, 32, dtype=torch.float64).view(2, 1, 4, 4)
+    for real in (torch.float64, torch.float32):
+        y = net.to(real)(x.to(HERE, real))
+        assert y.dtype == real
+        torch.testing.assert_close(y.cpu(), network().to(real)(x.to(real)))
+
+
 def test_autocast_and_its_scaler():
     net = network().to(HERE)
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)
