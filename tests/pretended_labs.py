@@ -1,27 +1,45 @@
-"""Run labs, sheets and commands on the pretended device, which plays "cuda".
+"""Run labs, sheets and the commands of chapter 8 on the pretended device, which plays "cuda".
 
-    python tests/pretended_labs.py [--small] 06-reflow solutions/08-mnist
-    python tests/pretended_labs.py [--small] -m fmtutorial.images train --out run
+    python tests/pretended_labs.py 06-reflow solutions/06-reflow     # as a reader runs them
+    python tests/pretended_labs.py --small 06-reflow                 # every line, few times
+    python tests/pretended_labs.py --command "train --data small --out run" "sample --steps 5"
 
 The package and the labs are read with the device's name in place of "cuda", and ``torch.cuda`` says
-that there is a GPU as old as Colab's T4. --small: see ``shorten``.
+that there is a GPU as old as Colab's T4. What is downloaded elsewhere is what the package ships.
 """
 
+import argparse
 import ast
 import importlib.abc
 import importlib.machinery
 import os
-import runpy
+import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
-from unittest import mock
 
 import jupytext
 import torch
-from pretended import NAME, Generator, Watch
+from pretended import MODULE, NAME, Generator, Watch
 
 ROOT = Path(__file__).resolve().parents[1]
+
+EVERYWHERE = {255, 784, *(2**n for n in range(13))}
+"""Of bytes and digits; powers of two are sizes of batches and networks."""
+
+KEPT = {
+    "03-flow-matching": {101, 2000},
+    "07-diffusion": {161},
+    "08-mnist": {100},
+    "09-common-mistakes": {785, 1000},
+}
+"""Numbers of a lab that may not be smaller, as others depend on them."""
+
+SHORTER = {
+    "08-mnist": [("({} if full else small)", "small")],
+}
+"""What else is replaced in a lab: by another text that must be there."""
 
 
 def heard(text):
@@ -29,13 +47,15 @@ def heard(text):
 
 
 class Loader(importlib.machinery.SourceFileLoader):
-    """Reads a file of the package with the device's name for "cuda"."""
+    """Read a file of the package with the device's name for "cuda"."""
 
     def get_code(self, name):
         return self.source_to_code(heard(Path(self.path).read_text(encoding="utf-8")), self.path)
 
 
 class Finder(importlib.abc.MetaPathFinder):
+    """Find the package beside these tests."""
+
     def find_spec(self, name, path, target=None):
         if name.split(".")[0] != "fmtutorial":
             return None
@@ -45,96 +65,112 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def play_cuda():
-    """Let all that is imported from here on find a GPU."""
+    """Let all that is imported from here on find a GPU, and show nothing."""
+    import IPython.display
+
+    os.environ["MPLBACKEND"] = "agg"
     sys.meta_path.insert(0, Finder())
     torch.Generator = Generator
     torch.cuda.is_available = lambda: True
     torch.cuda.device_count = lambda: 1
     torch.cuda.get_device_capability = lambda device=None: (7, 5)
     torch.cuda.get_device_name = lambda device=None: NAME
-    torch.set_num_threads(1)
-    import IPython.display
-
     IPython.display.display = lambda *data, **options: None
+    from fmtutorial.images import data
+
+    data.mnist = data.small_digits
+    data.DATA["full"] = data.small_digits
 
 
 def shorten():
-    """Train two steps, take three steps of a solver: every line runs, and few of them often."""
-    from fmtutorial import plotting, solvers, training
-    from fmtutorial.solvers import fixed
+    """Train two steps and solve three: what follows gets as many as it expects, all the same."""
+    from fmtutorial import solvers, training
 
     def few(network, loss, steps, *args, **kwargs):
-        for step in training_train(network, loss, steps, *args, **kwargs):
+        for step in train(network, loss, steps, *args, **kwargs):
             yield step
-            if step.number >= kwargs.get("done", 0) + 2:
-                break
-        for number in range(step.number + 1, steps + 1):
-            yield step._replace(number=number)
+            if step.number == 2:
+                yield from (step._replace(number=n) for n in range(3, steps + 1))
+                return
 
-    def lazy(field, x, times, step=fixed.euler, last_only=False):
-        taken = 0
+    def short(solver):
+        def solve(field, x, times, *args, **kwargs):
+            found = solver(field, x, times[:4], *args, **kwargs)
+            if len(found.times) == len(times) or len(found.states) == 1:
+                return found
+            rest = found.states[-1:].expand(len(times) - len(found.times), *x.shape)
+            states = torch.cat([found.states, rest])
+            return found._replace(times=times.to(found.times), states=states)
 
-        def three(*args):
-            nonlocal taken
-            taken += 1
-            return step(*args) if taken < 4 else args[1]
+        return solve
 
-        return fixed_solve(field, x, times, three, last_only)
+    train, training.train = training.train, few
+    for name in ("solve", "dpm_solver"):
+        setattr(solvers, name, short(getattr(solvers, name)))
+    from fmtutorial import diffusion, plotting
 
-    training_train, fixed_solve = training.train, fixed.solve
-    training.train, fixed.solve, solvers.solve = few, lazy, lazy
-
-
+    diffusion.solve_sde = short(diffusion.solve_sde)
     plotting.show = lambda figure, *args, **kwargs: plotting.plt.close(figure)
-
-
-KEPT = {128, 255, 256, 784}
-"""Of a byte, and of a digit."""
 
 
 class Small(ast.NodeTransformer):
     """Hundreds become tens; assertions, which are then false, are evaluated and not held."""
 
+    def __init__(self, lab):
+        self.kept = EVERYWHERE | KEPT.get(lab, set())
+
     def visit_Assert(self, node):
         return self.generic_visit(ast.copy_location(ast.Expr(node.test), node))
 
     def visit_Constant(self, node):
-        if type(node.value) is int and node.value >= 100 and node.value not in KEPT:
-            node.value = min(node.value // 10, 1000) + node.value % 10
+        if type(node.value) is int and node.value >= 100 and node.value not in self.kept:
+            node.value = min(node.value // 10, 1000) + (node.value % 10 == 1)  # times of a grid
         return node
 
 
-def run_lab(lab, small):
-    text = heard((ROOT / "notebooks" / f"{lab}.py").read_text(encoding="utf-8"))
+def run(lab, small=False):
+    """Run the cells of a lab one after the other; an error names its cell."""
+    path = Path(lab) if lab.endswith(".py") else ROOT / "notebooks" / f"{lab}.py"
+    text = heard(path.read_text(encoding="utf-8"))
+    for old, new in SHORTER.get(lab, ()):
+        assert old in text, f"{lab} has no more {old}: see SHORTER in {__file__}"
+        text = text.replace(old, new)
     cells = [c for c in jupytext.reads(text, fmt="py:percent").cells if c.cell_type == "code"]
-    space, bad = {"__name__": "__main__"}, 0
-    for number, cell in enumerate(cells[1:], start=2):
-        started = time.process_time()
+    space, started = {"__name__": "__main__"}, time.process_time()
+    for number, cell in enumerate(cells[1:], start=2):  # the first holds a magic, no Python
         tree = ast.parse(cell.source)
         if small:
-            tree = ast.fix_missing_locations(Small().visit(tree))
+            tree = ast.fix_missing_locations(Small(lab).visit(tree))
         try:
             exec(compile(tree, f"{lab}, cell {number}", "exec"), space)
         except Exception:
-            bad += 1
-            import traceback
-            print(f"==== {lab}, cell {number}\n{cell.source[:1200]}\n", traceback.format_exc()[-1800:], file=sys.stderr)
-        seconds = time.process_time() - started
-        if seconds > 0.5:
-            print(f"#### {lab} cell {number}: {seconds:.1f} s", file=sys.stderr)
-    return bad
+            print(f"==== {lab}, cell {number}:\n{cell.source}\n", file=sys.stderr)
+            raise
+        if "VERBOSE" in os.environ:
+            print(
+                f"{lab}, cell {number}: {time.process_time() - started:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    print(f"==== {lab} has run: {time.process_time() - started:.0f} s", file=sys.stderr, flush=True)
+    torch.set_default_device(None)
 
 
 if __name__ == "__main__":
-    os.environ["MPLBACKEND"] = "agg"
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--small", action="store_true", help="every line, few times")
+    parser.add_argument("--single", action="store_true", help="without double precision")
+    parser.add_argument("--command", action="store_true", help="not labs: of fmtutorial.images")
+    parser.add_argument("names", nargs="+", help="labs, as 06-reflow or a file; or commands")
+    options = parser.parse_args()
+    MODULE.double = not options.single
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     play_cuda()
-    small = "--small" in sys.argv
-    if small:
-        sys.argv.remove("--small")
+    if options.small:
         shorten()
     with Watch():
-      for lab in sys.argv[1:]:
-        started = time.process_time()
-        bad = run_lab(lab, small)
-        print(f"#### {lab}: {bad} cells failed, {time.process_time() - started:.0f} s", file=sys.stderr)
-        torch.set_default_device(None)
+        if options.command:
+            from fmtutorial.images.command import main
+        for name in options.names:
+            main(shlex.split(name)) if options.command else run(name, options.small)
