@@ -100,7 +100,10 @@ class Pretended(torch.Tensor):
         torch.Tensor.data.__set__(self, new)
         self.inner = new.inner
 
-    # Three things that PyTorch does for no class but its own.
+    # What PyTorch does for no class but its own.
+
+    def __reduce_ex__(self, protocol):  # as if it were loaded with map_location="cpu"
+        return self.detach().cpu().__reduce_ex__(protocol)
 
     def tolist(self):
         return self.cpu().tolist()

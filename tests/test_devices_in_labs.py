@@ -16,6 +16,8 @@ import torch
 from pretended import NAME
 from test_notebooks import LABS
 
+from fmtutorial.images.weights import load_weights
+
 TESTS = Path(__file__).resolve().parent
 LONG = "LONG" in os.environ
 RUN = [lab for lab in LABS if not lab.startswith("exercises/")]
@@ -52,17 +54,17 @@ COMMANDS = [
     ),
     "evaluate --data small --samples 20 --steps 2 --bits 2 --bits-steps 2 --out found.json",
 ]
-"""Of chapter 8, without --device: they find the GPU."""
 
 
-@pytest.mark.parametrize("precision", ["double", "single"])
-def test_commands_run_on_a_device_that_is_not_the_cpu(precision, tmp_path):
-    """In float16, since it is as old as a T4; "single" has no double precision, as Apple's."""
-    ran(*(["--single"] if precision == "single" else []), "--command", *COMMANDS, folder=tmp_path)
+@pytest.mark.parametrize("played", ["cuda", "mps"])
+def test_commands_run_on_a_device_that_is_not_the_cpu(played, tmp_path):
+    """CUDA is found, and as old as a T4 trains in float16; mps is named and has no float64."""
+    commands = COMMANDS if played == "cuda" else [f"{c} --device {NAME}" for c in COMMANDS]
+    ran(*(["--single"] if played == "mps" else []), "--command", *commands, folder=tmp_path)
     made = {path.name for path in tmp_path.rglob("*")}
     assert {"run", "run-two", "weights.safetensors", "made.png", "made.gif", "found.json"} <= made
-    settings = (tmp_path / "found.json").read_text(encoding="utf-8")
-    assert '"float16"' in settings and NAME in settings
+    settings = load_weights(tmp_path / "run" / "weights.safetensors").provenance["settings"]
+    assert settings["precision"] == ("float16" if played == "cuda" else "float32")
 
 
 def test_the_device_plays_cuda(tmp_path):
