@@ -3,6 +3,8 @@
 Chapter 3.
 """
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -109,3 +111,31 @@ def logit_normal_times(
     z = mean + std * torch.randn(n, generator=generator, device=generator_device(generator))
     smallest, largest = torch.finfo(z.dtype).tiny, 1 - torch.finfo(z.dtype).eps / 2
     return torch.sigmoid(z).clamp(smallest, largest)  # which rounds to an end for large |z|
+
+
+def likelihood_times(n: int, closest: float = 0.002, generator: Generator | None = None) -> Tensor:
+    """Draw t with 1 − t log-uniform in [closest, 1]: each halving of the noise is drawn as often.
+
+    The density is 1/(L (1 − t)) with L = log(1/closest), and 1/(1 − t) = t/(1 − t) + 1. So L times
+    the loss on these times is, up to a constant, the bound of the likelihood for the linear
+    schedule, whose weight is t/(1 − t), plus the loss up to 1 − closest with weight 1, which keeps
+    the field right near noise.
+
+    Args:
+        n: how many.
+        closest: least 1 − t. The bound diverges with log(1/closest) for data with a density.
+            Pixels that fill 1/128 of their range have the standard deviation 0.002.
+        generator: source of randomness; times are on its device.
+
+    Returns:
+        Shape (n,), in [0, 1 − closest].
+
+    Raises:
+        ValueError: n is negative, or closest is not in (0, 1).
+
+    Source: Song, Durkan et al. 2021, Thm. 1, for the weight. Chapter 7.
+    """
+    check_count(n, "n", least=0)
+    check_number(closest, "closest", low=0, high=1, without_low=True, without_high=True)
+    u = torch.rand(n, generator=generator, device=generator_device(generator))
+    return -torch.expm1(math.log(closest) * u)  # 1 − closest^u

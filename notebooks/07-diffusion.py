@@ -17,7 +17,8 @@
 # - simulate the family of noisy flows and test their marginals,
 # - recognise DDIM and DDPM as members of that family,
 # - train by predicting noise, and sample the same weights as a flow or as a diffusion,
-# - compare samplers at equal numbers of evaluations.
+# - compare samplers at equal numbers of evaluations,
+# - say which errors cost likelihood, and draw the times for it.
 
 # %%
 # On Colab this cell installs the book's package; elsewhere it does nothing.
@@ -46,7 +47,14 @@ from fmtutorial.diffusion import (
 # %%
 from fmtutorial.exact import ExactField
 from fmtutorial.labs import default_device, record, stored_results
-from fmtutorial.losses import flow_matching_loss, uniform_times
+from fmtutorial.losses import (
+    flow_matching_loss,
+    likelihood_times,
+    logit_normal_times,
+    uniform_times,
+)
+
+# %%
 from fmtutorial.metrics import (
     energy_distance,
     fresh_ratio,
@@ -1242,6 +1250,256 @@ plotting.show(figure, "axis", alt)
 # %% [markdown]
 # *Figure 7.6.* ODE, DDIM, DDPM and the SDE on one axis of noise: same start, same field. Each dot is the end of one run. All samplers have the same densities; what noise changes is how much of the start is remembered.
 #
+# ## Training for likelihood
+#
+# How likely does a model find the data? As likely as $\mathrm{KL}(p_1\Vert p^\theta_1)$ is small. The chapter bounds it by $\int\frac{(1+\lambda/\lambda^*)^2}{4\lambda}\,\mathbb E\lVert\delta_t\rVert^2dt$, where $\delta$ is the error of the velocity, for the SDE with noise $\lambda$ and the score of the same network. With a Gaussian in one dimension and affine fields everything has a closed form. A field is a pair of functions here, shift and slope: $v_t(x)=a_t+k_tx$.
+
+
+# %%
+def gaussian_law(m, s, t):
+    """Mean and variance of x_t, linear schedule."""
+    return t * m, (t * s) ** 2 + (1 - t) ** 2
+
+
+def gaussian_field(m, s, t):
+    """Shift and slope of the exact velocity."""
+    mean, variance = gaussian_law(m, s, t)
+    slope = (t * s**2 - (1 - t)) / variance
+    return m - slope * mean, slope
+
+
+def gaussian_kl(p, q):
+    (m1, v1), (m2, v2) = p, q
+    return ((v2 / v1).log() + (v1 + (m1 - m2) ** 2) / v2 - 1) / 2
+
+
+# %%
+t = torch.linspace(0.05, 0.95, 19).double()
+narrow = distributions.Gaussian(torch.tensor([0.5]).double(), 0.1**2)
+shift, slope = gaussian_field(0.5, 0.1, t)
+for x in (-1.0, 0.25):
+    exact = ExactField(linear, narrow)(torch.full((19, 1), x).double(), t)[:, 0]
+    assert (shift + slope * x - exact).abs().max() < 1e-9 * exact.abs().max()
+print("shift and slope are those of the exact field")
+
+# %% [markdown]
+# The data are $\mathcal N(0.5,\,0.1^2)$. One model has a constant error of 0.3. The other is the exact field of other data, $\mathcal N(0.56,\,0.12^2)$. Each runs from $t_0=0.05$, where it starts in its own density, to $t_1=0.98$, with $c$ times the noise level of the reversal, for nine values of $c$ at once. Its mean and its variance obey two ordinary equations.
+
+# %%
+DATA_LAW, OTHER = (0.5, 0.1), (0.56, 0.12)
+
+
+def shifted(t):
+    shift, slope = gaussian_field(*DATA_LAW, t)
+    return shift + 0.3, slope
+
+
+models = {  # a field and the law that it starts in
+    "constant error": (shifted, DATA_LAW),
+    "other data": (lambda t: gaussian_field(*OTHER, t), OTHER),
+}
+levels = torch.tensor([0, 0.25, 0.35, 0.5, 0.7, 1, 1.5, 2, 4]).double()
+clock_grid = log_snr_grid(LINEAR, 0.05, 0.98, 1000).double().to(device)
+
+
+# %%
+def run_model(field, start):
+    """Mean and variance at all times, shape (T, 9), for the nine noise levels."""
+
+    def speed(law, t):
+        (shift, slope), strength = field(t), levels**2 * (1 - t) / t
+        # the score of the same field: (t v − x) / (1 − t)
+        shift, slope = (
+            shift + strength * t * shift / (1 - t),
+            slope + strength * (t * slope - 1) / (1 - t),
+        )
+        mean, variance = law[:, 0], law[:, 1]
+        return torch.stack([shift + slope * mean, 2 * (slope * variance + strength)], 1)
+
+    begin = torch.stack(gaussian_law(*start, clock_grid[0])).expand(9, 2)
+    return solve(speed, begin, clock_grid, rk4).states.unbind(dim=2)
+
+
+# %% [markdown]
+# **Check 7.24** (the weight of the likelihood). For each $c>0$ the relative entropy at $t_1$ must lie below the bound, and of all bounds that with $c=1$ must be the least. For the field of other data the relative entropy must be the same for every $c$, the ODE's among them, and equal to that least bound, to $10^{-4}$: 1000 intervals of the trapezoidal rule leave $10^{-5}$. For the constant error the ODE must lie above the least bound, which is none for it.
+
+# %%
+column, strength = clock_grid[:, None], (1 - clock_grid[:, None]) / clock_grid[:, None]
+data_law = gaussian_law(*DATA_LAW, column)
+entropy, bound, laws = {}, {}, {}
+for name, (field, start) in models.items():
+    laws[name] = run_model(field, start)
+    entropy[name] = gaussian_kl(data_law, laws[name])
+    shift, slope = field(column)
+    true_shift, true_slope = gaussian_field(*DATA_LAW, column)
+    a, b = shift - true_shift, slope - true_slope
+    error = (a + b * data_law[0]) ** 2 + b**2 * data_law[1]  # E‖δ‖²
+    factor = (1 + levels**2) ** 2 / (4 * levels**2 * strength)
+    bound[name] = torch.trapezoid(factor * error, column, dim=0) + entropy[name][0]
+
+# %%
+print("noise level c:  ", *(f"{c:5.2f}" for c in levels))
+for name in models:
+    found, limit = entropy[name][-1], bound[name]
+    print(f"{name}: KL  ", *(f"{value:5.3f}" for value in found))
+    print(f"{'':{len(name)}s}  bound", *(f"{value:5.3f}" for value in limit))
+    assert (found[1:] < limit[1:] * (1 + 1e-4)).all() and limit.argmin() == 5
+found, least = entropy["other data"][-1], bound["other data"][5]
+assert ((found / least - 1).abs() < 1e-4).all()
+assert entropy["constant error"][-1, 0] > bound["constant error"][5]
+for key_, value in {
+    "ode": entropy["constant error"][-1, 0],
+    "sde": entropy["constant error"][-1, 5],
+    "least": bound["constant error"][5],
+}.items():
+    record(f"likelihood_{key_}", f"{value:.3f}")
+
+# %% tags=["hide-input"]
+figure, axes = plotting.panels(list(models))
+fine = 2 ** torch.linspace(-2, 2, 101)
+for ax, name in zip(axes, models, strict=True):
+    c, found = levels[1:].cpu(), entropy[name][-1].cpu()
+    begun, least = entropy[name][0, 5], bound[name][5]
+    curve = begun + ((fine + 1 / fine) / 2) ** 2 * (least - begun)
+    ax.plot(fine.cpu(), curve.cpu(), color=plotting.TRUTH, label="bound")
+    ax.plot(c, found[1:], "o", ms=4, color=plotting.MODEL, label="SDE")
+    ax.axhline(found[0], color=plotting.DATA, ls="--", label="ODE")
+    ax.set(xscale="log", xlabel="c", ylim=(0, 3 * bound[name][5].item()))
+    ax.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
+    ax.minorticks_off()
+axes[0].set(ylabel="relative entropy")
+axes[1].legend(fontsize=8, loc="upper center")
+plotting.show(
+    figure,
+    "likelihood",
+    "Relative entropy of the data from the model against the noise level c from one "
+    "quarter to four, in two panels. The bound is a valley with its floor at c = 1. "
+    "Left, for a constant error, the dots of the SDE lie below it and the line of the "
+    "ODE crosses above its floor. Right, for the field of other data, dots and line "
+    "lie at one height, and the bound touches them at c = 1.",
+)
+
+# %% [markdown]
+# *Figure 7.7.* The bound of the likelihood and what it bounds, with $c$ times the noise level of the reversal. Left: a field with a constant error. Right: the exact field of other data, for which the least bound is the truth.
+#
+# **Check 7.25** (rates). Along the way the relative entropy must change at the rate $\mathbb E[(b-b^\theta)\cdot\zeta-\lambda\lVert\zeta\rVert^2]$ with $\zeta=\nabla\log(p_t/p^\theta_t)$ and the two drifts $b$, $b^\theta$. For the ODE the second term is gone. The expectation is a sum over three points that is exact for polynomials up to the fifth degree, the rate a central difference of the relative entropies in $\ell=\log\frac t{1-t}$. They must agree to $10^{-3}$ of the largest rate; the difference leaves $10^{-4}$.
+
+# %%
+points = torch.tensor([-(3**0.5), 0, 3**0.5]).double()[:, None, None]
+shares = torch.tensor([1, 4, 1]).double()[:, None, None] / 6
+mean, variance = data_law
+x, width = mean + variance.sqrt() * points, math.log(0.98 / 0.02 * 0.95 / 0.05) / 1000
+noise_strength, worst = levels**2 * strength, 0.0
+
+# %%
+for name, (field, _) in models.items():
+    (shift, slope), (m, v) = field(column), laws[name]
+    true_shift, true_slope = gaussian_field(*DATA_LAW, column)
+    delta = shift - true_shift + (slope - true_slope) * x
+    zeta = (x - m) / v - (x - mean) / variance
+    rate = -(1 + levels**2) * delta * zeta - noise_strength * zeta**2
+    rate = (shares * rate).sum(dim=0) * column * (1 - column)  # by ℓ
+    measured = (entropy[name][2:] - entropy[name][:-2]) / (2 * width)
+    gap = (measured - rate[1:-1]).abs().amax(dim=0) / rate.abs().amax(dim=0)
+    worst = max(worst, gap.max().item())
+print("rates of two models at nine noise levels, to 1e-3:", worst < 1e-3)
+assert worst < 1e-3
+
+# %% [markdown]
+# **Check 7.26** (one bound for all schedules). By the chapter the least bound is $\int\mathbb E\lVert\hat x_0^\theta-\hat x_0\rVert^2\,d\ell$, an integral over levels $\ell=\log(\alpha/\sigma)$ that knows nothing of the schedule. `change_schedule` takes the field with the constant error to the cosine schedule and to VP, where its error is no constant any more. Between the same two levels $\int\mathbb E\lVert\delta\rVert^2/\lambda^*\,dt$ must be what it was, to $10^{-4}$. Without the factor $1/\lambda^*$ it must not be.
+
+
+# %%
+def wrong(x, t):
+    return ExactField(linear, narrow)(x, t) + 0.3
+
+
+def error_on(path, t):
+    """E‖δ‖² at the times t, for the field above on another schedule."""
+    field, exact = change_schedule(wrong, linear, path), ExactField(path, narrow)
+    a, s = path.schedule.alpha(t), path.schedule.sigma(t)
+    x = (0.5 * a)[:, None] + (0.01 * a**2 + s**2).sqrt()[:, None] * points[:, :, 0].T
+    delta = [field(x[:, i : i + 1], t) - exact(x[:, i : i + 1], t) for i in range(3)]
+    return (torch.cat(delta, dim=1).square() * shares[:, 0, 0]).sum(dim=1)
+
+
+# %%
+ell, rows = torch.linspace(-2.0, 3.0, 1001).double(), {}
+for name, path in paths.items():
+    t = time_of(path.schedule, ell)
+    error, level = error_on(path, t), reversal_noise_level(path.schedule)(t)
+    rows[name] = [
+        torch.trapezoid(error * factor, t).item() for factor in (2 / level**2, 1)
+    ]
+    print(f"{name}: the bound {rows[name][0]:.3f}, unweighted {rows[name][1]:.3f}")
+bounds, plain = zip(*rows.values(), strict=True)
+assert max(bounds) / min(bounds) - 1 < 1e-4 < 0.1 < max(plain) / min(plain) - 1
+
+# %% [markdown]
+# **Check 7.27** (what the times do). A pixel of a digit is nearly a number: $\mathcal N(0.5,\,0.02^2)$. The network is one that cannot have everything: $a_t+k_tx$, where $a_t$ and $k_t$ are polynomials of degree four in $t$. Its loss is a quadratic, so training is one least-squares problem, with 400 000 draws. Four times over: uniform times, logit-normal ones, those of `likelihood_times`, and these with the factor $t$ in the loss, which makes the density $\frac1{1-t}$ into the weight $\frac t{1-t}$ of the bound. All is then measured up to $t_1=0.99$. By design the first must have the least plain error and the last the least bound. The relative entropy of the ODE must be at most a fifth of that of uniform times for the last two.
+
+
+# %%
+dice = torch.Generator(device).manual_seed(7)
+kinds = {
+    "uniform": uniform_times,
+    "logit-normal": logit_normal_times,
+    "likelihood": lambda n, generator: likelihood_times(n, 0.01, generator),
+}
+kinds["bound"] = kinds["likelihood"]
+
+
+def powers(t):
+    return t[:, None] ** torch.arange(5)
+
+
+# %%
+def fit(kind, n=400_000):
+    """Least squares with features t^j and t^j x; return a field."""
+    t = kinds[kind](n, generator=dice).double()
+    x0, x1 = torch.randn(2, n, generator=dice).double()
+    x1 = 0.5 + 0.02 * x1
+    x = t * x1 + (1 - t) * x0
+    features = torch.cat([powers(t), powers(t) * x[:, None]], dim=1)
+    weighted = (t if kind == "bound" else 1 + 0 * t)[:, None] * features
+    found = torch.linalg.solve(weighted.T @ features, weighted.T @ (x1 - x0))
+    return lambda t: (powers(t) @ found[:5], powers(t) @ found[5:])
+
+
+# %%
+def ode_end(field, grid):
+    def speed(law, t):
+        shift, slope = field(t)
+        return torch.stack([shift + slope * law[:, 0], 2 * slope * law[:, 1]], dim=1)
+
+    return solve(speed, torch.tensor([[0.0, 1.0]]).double(), grid, rk4).last[0]
+
+
+t = 1 - 0.01 ** torch.linspace(0, 1, 401).double()
+pixel = gaussian_law(0.5, 0.02, t)
+shift, slope = gaussian_field(0.5, 0.02, t)
+
+# %%
+trained_on = {}
+for kind in kinds:
+    field = fit(kind)
+    a, b = (ours - exact for ours, exact in zip(field(t), (shift, slope), strict=True))
+    error = (a + b * pixel[0]) ** 2 + b**2 * pixel[1]
+    limit = torch.trapezoid(t / (1 - t) * error, t).item()
+    missed_by = gaussian_kl([part[-1] for part in pixel], ode_end(field, t)).item()
+    trained_on[kind] = torch.trapezoid(error, t).item(), limit, missed_by
+    print(f"{kind:12s} error {trained_on[kind][0]:.3f}, bound {limit:.2f},", end=" ")
+    print(f"relative entropy of the ODE {missed_by:.3f}")
+    for what, value in zip(("error", "bound", "ode"), trained_on[kind], strict=True):
+        record(f"times_{kind}_{what}", f"{value:.{2 if what == 'bound' else 3}f}")
+
+# %%
+assert min(kinds, key=lambda kind: trained_on[kind][0]) == "uniform"
+assert min(kinds, key=lambda kind: trained_on[kind][1]) == "bound"
+for kind in ("likelihood", "bound"):
+    assert trained_on[kind][2] < 0.2 * trained_on["uniform"][2]
+
+# %% [markdown]
 # ## Summary
 #
 # - Velocity, score, noise and data are one thing. At the noise end predict velocity or data, at the data end velocity or noise.
@@ -1249,6 +1507,7 @@ plotting.show(figure, "axis", alt)
 # - DDIM is Euler's method with the clock $\alpha/\sigma$; DDPM is the member of the family with the noise of the reversal.
 # - Predicting noise is flow matching with the weight $(\alpha/\Delta)^2$.
 # - A schedule can be changed after training.
+# - The likelihood weighs an error of the velocity by $t/(1-t)$ on the linear schedule: times close to the data count.
 #
 # ## Questions
 #

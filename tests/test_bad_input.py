@@ -558,6 +558,27 @@ CALLS = {
         "noise_level": function(lambda t: 1 - t).but("gives integers"),
         "generator": generator(),
     },
+    "distribution_matching.distribution_matching_loss": lambda: {
+        "x1": partner(plane()),
+        "student": function(velocity),
+        "target": function(lambda x, t: x),
+        "path": path(),
+        "t": times(clock()),
+        "x0": partner(plane(1)),
+        "normalised": flag(True),
+    },
+    "distribution_matching.kernel_drift": lambda: {
+        "x": event(plane()),
+        "data": event(plane(1, 4)).but(none=plane()[:0])._replace(empty=None),
+        "own": event(plane(2, 5)).but(none=plane()[:0])._replace(empty=None),
+        "width": positive(1.0),
+    },
+    "distribution_matching.renoise": lambda: {
+        "path": path(),
+        "bound": positive(1.0).but("inf", "above"),
+        "generator": generator(),
+        "then": lambda made: solvers.solve(velocity, plane(), torch.linspace(0.1, 0.9, 4), made),
+    },
     "distributions.Gaussian": lambda: {
         "mean": state(plane()[0]).but("scalar")._replace(empty=None),
         "covariance": number(2.0, low=0).but("tensor"),
@@ -681,6 +702,40 @@ CALLS = {
         "x": state(plane()).but(fewer=plane()[:2])._replace(shows={}),
     },
     "fields.generator_device": lambda: {"generator": generator()},
+    **{
+        f"flow_maps.{loss}_loss": lambda: {
+            "mean_velocity": function(mean_velocity),
+            "path": path(),
+            **pair("x0", "x1"),
+            "start": times(clock()),
+            "end": times(clock() + 0.1),
+            "field": optional(function(velocity)),
+        }
+        for loss in ("improved_mean_flow", "lagrangian", "shortcut")
+    },
+    "flow_maps.consistency_loss": lambda: {
+        "mean_velocity": function(mean_velocity),
+        "path": path(),
+        **pair("x0", "x1"),
+        "start": times(clock()),
+        "later": times(clock() + 0.1),
+    },
+    "flow_maps.gaussian_flow_map": lambda: {
+        "path": path(),
+        "target": thing(gaussian(), mixture=mixture()),
+        "then": lambda made: made(plane(), clock(), clock() + 0.1),
+    },
+    "flow_maps.jump": lambda: {
+        "mean_velocity": function(mean_velocity),
+        "x": state(plane()),
+        "start": times(clock()),
+        "end": times(clock() + 0.1),
+    },
+    "flow_maps.jump_along": lambda: {
+        "mean_velocity": function(mean_velocity),
+        "x": state(plane()),
+        "times": up(),
+    },
     "guidance.guided": lambda: {
         "network": function(labelled),
         "label": conditions(),
@@ -910,6 +965,11 @@ CALLS = {
         **pair("x0", "x1"),
         "t": times(clock()),
     },
+    "losses.likelihood_times": lambda: {
+        "n": count(3, 0),
+        "closest": positive(0.002).but(one=1.0, more=2.0),
+        "generator": generator(),
+    },
     "losses.logit_normal_times": lambda: {
         "n": count(3, 0),
         "mean": number(0.5),
@@ -976,6 +1036,7 @@ CALLS = {
         "width": count(8),
         "labels": count(2, 0),
         "checkpointing": flag(False),
+        "frequencies": shape((6, 7)),
         "then": lambda network: None,
     },
     "networks.UNet.forward": lambda: of_network(UNet((1, 8, 8), 8, labels=2), images(), 3),
@@ -1151,6 +1212,7 @@ LEFT_OUT = {
 """Names, and modules or classes with all their names, that are not tried, and why."""
 
 FINE = {
+    "flow_maps.shortcut_loss, field, gives nan": "it is read for jumps of no length only",
     **{
         f"images.sampling.{name}, labels, fewer": "as many digits as labels"
         for name in ("generate", "sample_digits")
@@ -1175,6 +1237,8 @@ NEEDS_SAMPLES = {
     *(f"couplings.{name}" for name in ("exact_ot", "independent", "sinkhorn", "within_labels")),
     *(f"couplings.{name}" for name in ("sinkhorn_kernel", "sinkhorn_log")),
     "diffusion.noise_prediction_loss",
+    *(f"flow_maps.{name}_loss" for name in ("consistency", "improved_mean_flow")),
+    *(f"flow_maps.{name}_loss" for name in ("lagrangian", "shortcut")),
     *(f"images.classifier.{name}" for name in ("class_spread", "digit_distance")),
     "images.classifier.score_digits",
     *(f"images.pictures.{name}" for name in ("encode", "show_pixels", "tile")),
@@ -1183,6 +1247,7 @@ NEEDS_SAMPLES = {
     *(f"metrics.{name}" for name in ("mode_shares", "moments", "relative_error")),
     *(f"metrics.{name}" for name in ("two_sample_test", "wasserstein")),
     *(f"reflow.{name}" for name in ("distillation_loss", "mean_flow_loss")),
+    "distribution_matching.distribution_matching_loss",
     "solvers.solve_adaptive",
 }
 """Functions for which a batch of no samples has no answer, and which say so."""

@@ -694,3 +694,100 @@ def test_crossings(page, draw):
     x0, x1 = normal(draw, 15), normal(draw, 15)
     count = page(["reflow"], "return m.crossings(a.x0, a.x1);", x0=x0.tolist(), x1=x1.tolist())
     assert count == ((x0[:, None] < x0) & (x1[:, None] > x1)).sum()
+
+
+# Distribution matching: the page's own formulas against autograd and the package's exact field.
+
+STUDENTS = {"GaussianStudent": 6, "PointStudent": 10}
+"""The numbers of weights, for points of any number."""
+
+MATCHING = (
+    TARGET
+    + """
+    const data = new m.ExactField(m.LINEAR, target);
+    const student = new m[a.kind](m.LINEAR, a.weights);
+    const z = points(a.z), noise = points(a.noise);
+"""
+)
+
+
+def samples_of(kind, weights, z):
+    if kind == "PointStudent":
+        places = weights.reshape(-1, 2)
+        return places[torch.arange(len(z)) % len(places)]
+    return weights[:2] + z @ weights[2:].reshape(2, 2).T
+
+
+def noisy_student(kind, weights, t):
+    """The student's density with noise, by PyTorch's own distributions."""
+    if kind == "GaussianStudent":
+        factor = weights[2:].reshape(2, 2)
+        covariance = t**2 * factor @ factor.T + (1 - t) ** 2 * torch.eye(2).double()
+        return torch.distributions.MultivariateNormal(t * weights[:2], covariance)
+    places = t * weights.reshape(-1, 2)
+    spread = torch.full_like(places, 1 - t)
+    parts = torch.distributions.Independent(torch.distributions.Normal(places, spread), 1)
+    mix = torch.distributions.Categorical(torch.ones(len(places)).double())
+    return torch.distributions.MixtureSameFamily(mix, parts)
+
+
+@pytest.fixture(params=STUDENTS)
+def matching(request, draw, mixture):
+    target, in_page = mixture
+    kind, t = request.param, 0.2 + 0.7 * uniform(draw, 1).item()
+    z, noise, weights = normal(draw, 20, 2), normal(draw, 20, 2), normal(draw, STUDENTS[kind])
+    given = {"target": in_page, "kind": kind, "t": t, "weights": weights.tolist()}
+    given |= {"z": z.tolist(), "noise": noise.tolist()}
+    return kind, target, given, z, noise, weights, t
+
+
+MODULES = ["matching", "exact", "schedules"]
+
+
+def test_students_know_their_density(page, matching):
+    kind, _, given, z, _, weights, t = matching
+    body = "return [student.samples(z), student.logProb(z, a.t), student.score(z, a.t)];"
+    made, log_prob, score = page(MODULES, MATCHING + body, **given)
+    same(made, samples_of(kind, weights, z))
+    place = z.clone().requires_grad_()
+    expected = noisy_student(kind, weights, t).log_prob(place)
+    same(log_prob, expected.detach())
+    same(score, torch.autograd.grad(expected.sum(), place)[0])
+
+
+def test_gradient_of_the_divergence_is_a_difference_of_scores(page, matching):
+    """Autograd through the samples alone, both densities held fixed."""
+    kind, target, given, z, noise, weights, t = matching
+    body = """
+        const x = m.noised(m.LINEAR, student.samples(z), noise, a.t);
+        return [m.seeking(student, data, z, noise, a.t), m.scoreDifference(student, data, x, a.t),
+                [m.divergence(student, data, x, a.t)]];
+    """
+    gradient, difference, divergence = page(MODULES, MATCHING + body, **given)
+    moved = weights.clone().requires_grad_()
+    x = t * samples_of(kind, moved, z) + (1 - t) * noise
+    times = torch.full((20,), t, dtype=torch.float64)
+    exact = ExactField(AffinePath(LINEAR), target)
+    gap = noisy_student(kind, weights, t).log_prob(x) - exact.log_prob(x, times)
+    same(gradient, torch.autograd.grad(gap.mean(), moved, retain_graph=True)[0])
+    same(difference, 20 * torch.autograd.grad(gap.mean(), x)[0])
+    same(divergence[0], gap.mean().detach())
+
+
+def test_gradient_of_the_other_divergence_needs_two_moments(page, draw, mixture):
+    target, in_page = mixture
+    weights, t = normal(draw, 6), 0.2 + 0.7 * uniform(draw, 1).item()
+    given = {"target": in_page, "kind": "GaussianStudent", "t": t, "weights": weights.tolist()}
+    body = MATCHING + "return [student.covering(target, a.t), m.moments(target)];"
+    gradient, moments = page(MODULES, body, z=[], noise=[], **given)
+    mean = target.weights @ target.means
+    centred = target.means - mean
+    covariance = (target.weights[:, None] * centred).T @ centred
+    within = target.weights @ torch.tensor(in_page["variances"], dtype=torch.float64)
+    covariance = covariance + within * torch.eye(2).double()
+    same(moments, torch.stack([*mean, *covariance.flatten()[[0, 1, 3]]]))
+    noisy = t**2 * covariance + (1 - t) ** 2 * torch.eye(2).double()
+    data = torch.distributions.MultivariateNormal(t * mean, noisy)
+    moved = weights.clone().requires_grad_()
+    divergence = torch.distributions.kl_divergence(data, noisy_student("GaussianStudent", moved, t))
+    same(gradient, torch.autograd.grad(divergence, moved)[0])

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 import torch
 
 from fmtutorial.losses import (
     flow_matching_loss,
+    likelihood_times,
     logit_normal_times,
     mean_squared_norm,
     uniform_times,
@@ -124,7 +126,14 @@ def test_logit_normal_is_standard_by_default():
     )
 
 
-@pytest.mark.parametrize("draw", [uniform_times, lambda n, g: logit_normal_times(n, generator=g)])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        uniform_times,
+        lambda n, g: logit_normal_times(n, generator=g),
+        lambda n, g: likelihood_times(n, generator=g),
+    ],
+)
 def test_times_follow_the_generator(draw):
     state = torch.get_rng_state()
     first, again, other = (draw(20, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
@@ -143,3 +152,55 @@ def test_logit_normal_times_never_reach_an_end(mean):
     """Where the sigmoid itself rounds to 0 or 1, at which some fields are not defined."""
     t = logit_normal_times(100, mean)
     assert bool(((0 < t) & (t < 1)).all())
+
+
+@pytest.mark.parametrize("closest", [0.002, 0.05, 0.9])
+def test_likelihood_times_are_log_uniform_from_the_data(closest, generator):
+    """The distance to the data, 1 − t, against SciPy's law, and no time closer than allowed."""
+    t = likelihood_times(5000, closest, generator)
+    assert t.shape == (5000,) and bool(((0 <= t) & (1 - t > closest * (1 - 1e-4))).all())
+    law = scipy.stats.loguniform(closest, 1)
+    assert scipy.stats.kstest((1 - t).double(), law.cdf).pvalue > 0.001
+
+
+def test_likelihood_times_reach_the_default_distance(generator):
+    """The least of 100 000 is above 0.002 by an Exp(1) of 1e5/log(500): below 1.002 · 0.002."""
+    t = likelihood_times(100_000, generator=generator).double()
+    assert 0.002 * (1 - 1e-4) < (1 - t).min().item() < 0.002 * 1.002
+
+
+def quadratic_loss(w, t):
+    """E (w x_t − x₁ + x₀)² for x₁ ~ N(0.5, 0.25) and x₀ ~ N(0, 1), by hand."""
+    return ((w * t - 1) * 0.5) ** 2 + 0.25 * (w * t - 1) ** 2 + (w * (1 - t) + 1) ** 2
+
+
+@pytest.mark.parametrize("of", ["loss", "gradient"])
+def test_loss_on_likelihood_times_is_the_bound_and_the_uniform_loss(of, generator):
+    """log(1/closest) times it = ∫ (t/(1 − t) + 1) E‖v − u‖² dt, within four standard errors."""
+    n, closest, slope = 200_000, 0.01, 0.3
+    x0 = torch.randn(n, generator=generator, dtype=DOUBLE)
+    x1 = 0.5 + 0.5 * torch.randn(n, generator=generator, dtype=DOUBLE)
+    t = likelihood_times(n, closest, generator).double()
+    w = torch.tensor(slope, dtype=DOUBLE, requires_grad=True)
+    each = torch.full((n,), slope, dtype=DOUBLE, requires_grad=True)  # a copy of w for each row
+    loss = flow_matching_loss(lambda x, t: w * x, PATH, x0, x1, t)
+    rows = flow_matching_loss(lambda x, t: each * x, PATH, x0, x1, t)
+    if of == "loss":
+        found = loss.item()
+        spread = (slope * (t * x1 + (1 - t) * x0) - (x1 - x0)).square().std().item()
+        wanted = quadratic_loss
+    else:
+        found = torch.autograd.grad(loss, w)[0].item()
+        spread = n * torch.autograd.grad(rows, each)[0].std().item()
+        wanted = lambda w, t: quadratic_loss(w + 0.5, t) - quadratic_loss(w - 0.5, t)  # noqa: E731
+    expected, _ = scipy.integrate.quad(
+        lambda t: (t / (1 - t) + 1) * wanted(slope, t), 0, 1 - closest
+    )
+    total = math.log(1 / closest)
+    assert total * found == pytest.approx(expected, abs=4 * total * spread / math.sqrt(n))
+
+
+@pytest.mark.parametrize("closest", [0.0, 1.0, -0.1, float("nan")])
+def test_likelihood_times_refuse_a_distance_outside_the_interval(closest):
+    with pytest.raises(ValueError, match=r"closest is .*in \(0, 1\)"):
+        likelihood_times(3, closest)

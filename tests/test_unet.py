@@ -112,7 +112,7 @@ def test_what_each_part_sees(generator):
     network, seen = awake(UNet((3, 8, 12), width=5, labels=2)), {}
     for name, part in network.named_children():
         part.register_forward_hook(lambda m, i, o, name=name: seen.update({name: (i, o)}))
-    network(x, t)
+    v = network(x, t)
     shapes = {name: tuple(inputs[0].shape[1:]) for name, (inputs, _) in seen.items()}
     assert shapes == {
         "embed": (3, 8, 12),
@@ -127,12 +127,17 @@ def test_what_each_part_sees(generator):
         "fine_up": (10, 4, 6),
         "leave": (5, 4, 6),
         "unfold": (12, 4, 6),
+        "beside": (10,),
     }
     e = silu(seen["embed"][1])
     for name in ("fine_down", "coarse_in", "coarse_out", "fine_up"):
         torch.testing.assert_close(seen[name][0][1], e)
     last = network.leave[2](silu(network.leave[0](seen["leave"][0][0])))
     torch.testing.assert_close(seen["unfold"][0][0], last)
+    multiple = seen["beside"][1]  # (B, 1), of the whole image
+    assert torch.equal(seen["beside"][0][0], e)
+    beside = torch.stack([m * image for m, image in zip(multiple, x, strict=True)])
+    torch.testing.assert_close(v, seen["unfold"][1] + beside)
     # the first four channels are one image channel's 2×2 neighbours
     corner = seen["enter"][0][0][:, :4, 0, 0]
     assert torch.equal(corner, x[:, 0, :2, :2].flatten(1))
@@ -145,6 +150,8 @@ def test_fine_pixels_pass_beside_the_coarse_level(generator):
     """
     x, t = image_batch((1, 8, 8), generator, 1)
     network = awake(UNet((1, 8, 8), width=4), scale=1.0)
+    for parameter in network.beside.parameters():
+        parameter.data.zero_()  # x itself would pass whole
 
     def rank():
         jacobian = torch.autograd.functional.jacobian(lambda x: network(x, t), x).reshape(64, 64)
@@ -170,3 +177,32 @@ def test_fine_pixels_pass_beside_the_coarse_level(generator):
 def test_sides_that_cannot_be_halved_twice_are_refused(shape):
     with pytest.raises(ValueError, match=r"of \(.*\) must be divisible by 4: pad"):
         UNet(shape)
+
+
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+"""In double precision: an angle of 400 is known to 1e-13."""
+
+
+def test_waves_of_a_pixel_enter_beside_it(generator):
+    x, t = image_batch((3, 8, 12), generator)
+    network, seen = awake(UNet((3, 8, 12), width=5, frequencies=(1, 7))), []
+    network.enter.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with_waves = network(x, t)
+    entered = torch.nn.functional.pixel_shuffle(seen[0], 2)  # (B, 15, 8, 12)
+    # the angle 2⁷πx is a sum of whole turns and a rest: float64 keeps 12 digits of the rest
+    turn = (x.unsqueeze(1) * torch.tensor([2.0, 128.0], dtype=x.dtype).view(2, 1, 1, 1) / 2) % 1
+    waves = torch.polar(torch.ones_like(turn), 2 * torch.pi * turn).flatten(1, 2)
+    torch.testing.assert_close(entered, torch.cat([x, waves.imag, waves.real], 1), **EXACT)
+    plain = UNet((3, 8, 12), width=5)
+    assert plain.enter.weight.shape[1] == 12 and network.enter.weight.shape[1] == 60
+    # a grey level further, x is 1/128 further: the wave of period 2/128 changes its sign
+    network(x + 1 / 128, t)
+    further = torch.nn.functional.pixel_shuffle(seen[1], 2)
+    torch.testing.assert_close(further[:, 6:9], -entered[:, 6:9], **EXACT)
+    assert (network(x + 1 / 128, t) - with_waves).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("powers", [(17,), (3, 60)], ids=str)
+def test_waves_finer_than_a_pixel_are_refused(powers):
+    with pytest.raises(ValueError, match=r"frequencies are \(.*\); .*finer"):
+        UNet(frequencies=powers)

@@ -100,7 +100,8 @@ export function unet({ labels, weights }, side = 28) {
   h = residualBlock("fine_up", op("Concat", [h, skip], { axis: 1 }), e, fine);
   h = wide("leave.2", silu(norm("leave.0", h, fine)));
   h = op("Transpose", [reshape(h, 0, -1, 2, 2, fine, fine)], { perm: [0, 1, 4, 2, 5, 3] });
-  const v = reshape(h, 0, -1, side, side);
+  const beside = op("Mul", [reshape(linear("beside", e), 0, 1, 1, 1), "x"]);
+  const v = op("Add", [reshape(h, 0, -1, side, side), beside]);
   const { FLOAT, INT32 } = TYPES;
   const image = ["B", 1, side, side];
   return graph.file(

@@ -3,6 +3,7 @@
 from fmtutorial.coursework import (
     diffusion,
     digits,
+    few_steps,
     flows,
     matching,
     paths,
@@ -21,6 +22,7 @@ SHEETS = {
     "06-reflow": reflow.EXERCISES,
     "07-diffusion": diffusion.EXERCISES,
     "08-mnist": digits.EXERCISES,
+    "10-few-steps": few_steps.EXERCISES,
 }
 """By the name of the notebook, in the order of the chapters."""
 

@@ -15,7 +15,12 @@ from fmtutorial.fields import check_callable, check_count, check_number
 from fmtutorial.guidance import LabelledField
 from fmtutorial.images.data import Digits, check_digits, dequantise
 from fmtutorial.images.devices import in_precision
-from fmtutorial.losses import flow_matching_loss, logit_normal_times, uniform_times
+from fmtutorial.losses import (
+    flow_matching_loss,
+    likelihood_times,
+    logit_normal_times,
+    uniform_times,
+)
 from fmtutorial.paths import LINEAR, AffinePath
 
 CLASSES = 10
@@ -32,8 +37,10 @@ TIMES: dict[str, Callable[..., Tensor]] = {
     "uniform": uniform_times,
     "logit-normal": logit_normal_times,
     "logit-normal-0.5": partial(logit_normal_times, std=0.5),
+    "likelihood": likelihood_times,
 }
-"""Distributions of the time, by name: logit-normal ones with mean 0 and std 1 or 0.5."""
+"""Distributions of the time, by name: logit-normal ones with mean 0 and std 1 or 0.5; for a
+likelihood, 1 − t log-uniform down to 0.002."""
 
 
 class Batch(NamedTuple):
@@ -66,7 +73,7 @@ def digit_batch(
         size: B, digits in the batch.
         seed: of the run.
         pairing: "independent", "optimal" (over the batch) or "optimal-per-class".
-        times: "uniform", "logit-normal" (of std 1) or "logit-normal-0.5".
+        times: "uniform", "logit-normal" (of std 1), "logit-normal-0.5" or "likelihood".
         label_dropout: probability with which a label is replaced by 10, "no label".
 
     Raises:

@@ -172,7 +172,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         ("max-gradient-norm", "a longer gradient is shortened to this"),
         ("ema-decay", "of the moving average of the weights"),
         ("pairing", "of noise with digits in a batch"),
-        ("times", "distribution of the time"),
+        ("times", "distribution of the time; likelihood goes closest to the data"),
         ("label-dropout", "share of digits shown without their label"),
     ):
         key = name.replace("-", "_")

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.diffusion import ddim, solve_sde
+from fmtutorial.distribution_matching import renoise
 from fmtutorial.fields import VelocityField, check_count, check_number, generator_device
 from fmtutorial.guidance import LabelledField, guided
 from fmtutorial.images.batches import CLASSES
@@ -39,7 +40,7 @@ def heun_to_data(v: ScalarTimeField, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
 
 
 STEPS = {"euler": euler, "midpoint": midpoint, "heun": heun_to_data, "rk4": rk4}
-SAMPLERS = (*STEPS, "dpm", "ddpm", "sde", "adaptive")
+SAMPLERS = (*STEPS, "dpm", "ddpm", "renoise", "sde", "adaptive")
 
 
 def evaluations(method: str, steps: int) -> int:
@@ -73,11 +74,12 @@ def sample(
         x0: noise, shape (B, *event).
         method: "euler", "midpoint", "heun" (with Euler's method in the last step), "rk4", "dpm"
             (DPM-Solver++), "adaptive" (with relative and absolute tolerance 1e-4), "ddpm" (the
-            ancestral sampler) or "sde" (Euler-Maruyama with noise that falls with σ: constant
-            noise makes it unstable near the data, where λ h/σ² is large).
+            ancestral sampler), "renoise" (jumps to the data with new noise between, for weights
+            that were trained for few steps) or "sde" (Euler-Maruyama with noise that falls with
+            σ: constant noise makes it unstable near the data, where λ h/σ² is large).
         steps: of the grid; "adaptive" chooses its own.
         noise_level: of "sde" at t = 0; at time t it is w(t) = noise_level · (1 − t).
-        generator: of the noise of "ddpm" and "sde", on the device of x0.
+        generator: of the noise of "ddpm", "renoise" and "sde", on the device of x0.
         last_only: see ``solve``.
 
     Raises:
@@ -97,6 +99,8 @@ def sample(
         return dpm_solver(field, x0, times, path, last_only)
     if method == "ddpm":
         return solve(field, x0, times, ddim(path, 1.0, generator), last_only)
+    if method == "renoise":
+        return solve(field, x0, times, renoise(path, 1.0, generator), last_only)
     if method == "sde":
 
         def level(t: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ from fmtutorial.checkpoints import as_path, check_form, writing
 from fmtutorial.networks import DiT, UNet
 
 NETWORKS = {"unet": UNet, "dit": DiT}
-PUBLISHED = ("mnist", "mnist-reflow", "mnist-one-step")
+PUBLISHED = (
+    *("mnist", "mnist-guided", "mnist-reflow", "mnist-one-step"),
+    *("mnist-few-steps", "mnist-likelihood"),
+)
 """Names of the weights that come with the package."""
 
 

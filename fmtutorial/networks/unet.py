@@ -1,5 +1,7 @@
 """A U-Net for small images, built for speed: it folds pixels into channels first. Chapter 8."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,15 +21,20 @@ class UNet(nn.Module):
     """Two resolutions, residual blocks, one attention layer: (x, t, label=None) → velocity.
 
     Patches of 2×2 pixels become four channels, so that the first level has a quarter of the
-    pixels; the second has a quarter of that. 1.05 million parameters for MNIST.
+    pixels; the second has a quarter of that. A multiple of x, which depends on t and the label,
+    goes beside it all: noise that has been normalised on its way is not taken out of x exactly.
+    1.05 million parameters for MNIST.
 
     Args:
         image_shape: (channels, height, width) of one sample; height and width divisible by 4.
         width: channels of the first level; the second has twice as many.
         labels: number of classes; 0 for none. Label ``labels`` and None mean "no label".
         checkpointing: recompute each block in the backward pass, for less memory and more time.
+        frequencies: whole numbers n from 1 to 16; sin(2ⁿπx) and cos(2ⁿπx) of each pixel enter
+            beside x. With n = 7 a period is two grey levels, which a likelihood has to tell apart.
 
-    Source: Ronneberger et al. 2015; Ho et al. 2020, App. B. Chapter 8.
+    Source: Ronneberger et al. 2015; Ho et al. 2020, App. B; Kingma et al. 2021, App. C, for the
+    frequencies; Karras et al. 2022, Sec. 5, for x beside it. Chapter 8.
     """
 
     def __init__(
@@ -36,11 +43,16 @@ class UNet(nn.Module):
         width: int = 64,
         labels: int = 0,
         checkpointing: bool = False,
+        frequencies: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.image_shape = check_event_shape(image_shape, "image_shape", length=3)
         check_count(width, "width", least=2)  # the embedding has twice as many numbers
+        powers = check_event_shape(frequencies, "frequencies")
+        if max(powers, default=1) > 16:
+            raise ValueError(f"frequencies are {tuple(powers)}; pixels are no finer than 2^16")
         channels = image_shape[0]
+        inputs = channels * (1 + 2 * len(powers))
         if image_shape[1] % 4 or image_shape[2] % 4:
             raise ValueError(
                 f"height and width of {image_shape} must be divisible by 4: pad the images"
@@ -48,8 +60,10 @@ class UNet(nn.Module):
         self.checkpointing = checkpointing
         self.embed = TimeLabelEmbedding(2 * width, labels)
         self.fold, self.unfold = nn.PixelUnshuffle(2), nn.PixelShuffle(2)
-        self.folded = (4 * channels, image_shape[1] // 2, image_shape[2] // 2)
-        self.enter = nn.Conv2d(4 * channels, width, 3, padding=1)
+        rates = torch.tensor([float(2**n) for n in powers])
+        self.register_buffer("rates", rates[:, None, None, None], persistent=False)
+        self.folded = (4 * inputs, image_shape[1] // 2, image_shape[2] // 2)
+        self.enter = nn.Conv2d(4 * inputs, width, 3, padding=1)
         self.fine_down = ResidualBlock(width, width, 2 * width)
         self.down = Halve(width, 2 * width, 2, stride=2)
         self.coarse_in = ResidualBlock(2 * width, 2 * width, 2 * width)
@@ -62,6 +76,7 @@ class UNet(nn.Module):
             nn.SiLU(),
             zero(nn.Conv2d(width, 4 * channels, 3, padding=1)),
         )
+        self.beside = zero(nn.Linear(2 * width, 1))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Return the velocity at x and t.
@@ -79,8 +94,9 @@ class UNet(nn.Module):
         check_event(x, self.image_shape)
         check_types(self.enter.weight, x, t)
         e = F.silu(self.embed(x, t, label))  # (B, 2 · width)
-        # (B, channels, H, W) → (B, 4 · channels, H/2, W/2); PyTorch does not fold an empty batch
-        h = self.fold(x).reshape(len(x), *self.folded)
+        h = self._with_waves(x)  # → (B, inputs, H, W)
+        # → (B, 4 · inputs, H/2, W/2); PyTorch does not fold an empty batch
+        h = self.fold(h).reshape(len(x), *self.folded)
         h = self.enter(h)  # → (B, width, H/2, W/2)
         skip = self._run(self.fine_down, h, e)
         h = self.down(skip)  # → (B, 2 · width, H/4, W/4)
@@ -91,7 +107,15 @@ class UNet(nn.Module):
         h = torch.cat([h, skip], dim=1)  # → (B, 2 · width, H/2, W/2)
         h = self._run(self.fine_up, h, e)  # → (B, width, H/2, W/2)
         h = self.leave(h)  # → (B, 4 · channels, H/2, W/2)
-        return self.unfold(h).reshape(x.shape)  # → (B, channels, H, W)
+        v = self.unfold(h).reshape(x.shape)  # → (B, channels, H, W)
+        return v + self.beside(e)[:, :, None, None] * x
+
+    def _with_waves(self, x: Tensor) -> Tensor:
+        """Return x with its sines and cosines as further channels."""
+        if not len(self.rates):
+            return x
+        angle = math.pi * (self.rates * x[:, None])  # (B, frequencies, channels, H, W)
+        return torch.cat([x, angle.sin().flatten(1, 2), angle.cos().flatten(1, 2)], dim=1)
 
     def _run(self, block: nn.Module, h: Tensor, e: Tensor) -> Tensor:
         if self.checkpointing:

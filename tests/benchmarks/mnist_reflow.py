@@ -22,7 +22,7 @@ from fmtutorial.images.data import mnist
 from fmtutorial.images.devices import fast_precision, in_precision
 from fmtutorial.images.sampling import evaluations, image_field, sample, sample_digits
 from fmtutorial.images.weights import load_weights, save_weights
-from fmtutorial.labs import default_device, describe
+from fmtutorial.labs import default_device, hardware
 from fmtutorial.losses import flow_matching_loss, uniform_times
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.reflow import distillation_loss, straightness
@@ -111,7 +111,7 @@ def main():
     for name, (flow, minutes) in flows.items():
         if name != "mnist":
             made = {"script": "tests/benchmarks/mnist_reflow.py", "seed": SEED, "minutes": minutes}
-            made |= describe(DEVICE)
+            made |= hardware(DEVICE)
             path = DATA / f"{name}.safetensors"
             save_weights(path, flow, "unet", {"labels": CLASSES}, made)
         one = {"minutes": minutes, "straightness": bends(flow), "euler": {}}

@@ -206,24 +206,26 @@ def test_orders_have_nothing_in_common(digits):
 
 # Distributions.
 
-LOGISTIC = {
+PEERS = {
     "uniform": scipy.stats.uniform(),
     "logit-normal": scipy.stats.norm(0, 1),
     "logit-normal-0.5": scipy.stats.norm(0, 0.5),
+    "likelihood": scipy.stats.loguniform(0.002, 1),
 }
+"""Laws of t itself, of its logit for the logit-normal times, of 1 − t for the likelihood's."""
 
 
 def test_every_distribution_of_times_has_its_peer():
-    assert set(TIMES) == set(LOGISTIC)
+    assert set(TIMES) == set(PEERS)
 
 
-@pytest.mark.parametrize("name", LOGISTIC)
+@pytest.mark.parametrize("name", PEERS)
 def test_times_have_their_distribution(digits, name):
     """Kolmogorov-Smirnov on 20 000: a p-value below 1e-3 comes once in a thousand seeds."""
     t = torch.cat([digit_batch(digits, i, 1000, seed=1, times=name).t for i in range(20)]).double()
     assert ((t > 0) & (t < 1)).all()
-    values = t if name == "uniform" else torch.logit(t)
-    assert scipy.stats.kstest(values.numpy(), LOGISTIC[name].cdf).pvalue > 1e-3
+    values = {"uniform": t, "likelihood": 1 - t}.get(name, torch.logit(t))
+    assert scipy.stats.kstest(values.numpy(), PEERS[name].cdf).pvalue > 1e-3
 
 
 def test_default_times_and_pairing_are_the_settings(digits):

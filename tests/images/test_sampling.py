@@ -160,7 +160,7 @@ TIMES = {
     "midpoint": [0, 0.25, 0.5, 0.75],
     "heun": [0, 0.5, 0.5],
     "rk4": [0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1],
-    **{name: [0, 0.5] for name in ("euler", "dpm", "ddpm", "sde")},
+    **{name: [0, 0.5] for name in ("euler", "dpm", "ddpm", "renoise", "sde")},
 }
 
 
@@ -192,7 +192,7 @@ def test_the_last_state_alone_is_the_last_of_all(method):
     assert last.evaluations == every.evaluations
 
 
-@pytest.mark.parametrize("method", ["ddpm", "sde"])
+@pytest.mark.parametrize("method", ["ddpm", "renoise", "sde"])
 def test_fresh_noise_comes_from_the_generator(method):
     x0, state = normal(3, *EVENT), torch.get_rng_state()
     a, b, c = (
@@ -344,12 +344,12 @@ def test_batches_do_not_change_digits(method):
         assert off.max() <= 1 and off.mean() < 0.01
 
 
-@pytest.mark.parametrize("method", ["ddpm", "sde"])
+@pytest.mark.parametrize("method", ["ddpm", "renoise", "sde"])
 def test_every_draw_of_a_stochastic_sampler_is_fresh(method):
     """Starts and noise of two batches: no pair is correlated, within five standard errors.
 
-    The field is x (sde) or −x (ddpm), which makes the drift known at t = 0, where α = 0, σ = 1:
-    the score is −x₀, and the data prediction x₀ + v is 0.
+    The field is x (sde) or −x (the others), which makes the drift known at t = 0, where α = 0,
+    σ = 1: the score is −x₀, and the data prediction x₀ + v is 0.
     """
     found = []
 
