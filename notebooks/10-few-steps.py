@@ -226,7 +226,7 @@ for name, losses in both.items():
 # %% [markdown]
 # ## Rest, floors and noise
 #
-# **Check 10.4** (where they rest). Put the exact map into each loss, and let each jump be a little longer or shorter. On fresh pairs the slope must be zero within four standard errors. For a map that goes too far by a third, it is not.
+# **Check 10.4** (where they rest). Put the exact map into each loss, and let each jump be a little longer or shorter. On fresh pairs the mean slope must be zero within four standard errors; for the two losses without noise each slope must be zero, to rounding. For a map that goes too far by a third, it is not.
 
 
 # %%
@@ -248,7 +248,8 @@ def score_of(loss_of, factor, n=20_000):
         return (factor + weights[:, None]) * mean_velocity(x, s, t)
 
     slope = torch.autograd.grad(loss_of(u, path, x0, x1, s, t), weights)[0] * n
-    return (slope.mean() / slope.std() * math.sqrt(n)).abs().item()
+    score = slope.mean() / slope.std() * math.sqrt(n)
+    return score.abs().item(), slope.abs().max().item()
 
 
 # %%
@@ -259,10 +260,11 @@ members = {
     "Lagrangian": lagrangian_loss,
 }
 for name, loss_of in members.items():
-    exact = name in ("shortcut", "Lagrangian")  # no noise: the slope itself is 0
-    rests = exact or score_of(loss_of, 1.0) < 4
+    score, largest = score_of(loss_of, 1.0)
+    exact = name in ("shortcut", "Lagrangian")  # no noise: each slope is 0
+    rests = largest < 1e-8 if exact else score < 4
     print(f"{name}: rests at the truth {rests}")
-    assert rests and score_of(loss_of, 4 / 3) > 6
+    assert rests and score_of(loss_of, 4 / 3)[0] > 6
 
 # %% [markdown]
 # **Check 10.5** (floors). The same losses at the exact map, for $a^2I$ in the place of $\Sigma$, where everything can be written down. Given $x_s$ the velocity of the line has the variance $2a^2/g_s^2$ in the plane, with $g_s^2=(1-s)^2+s^2a^2$. That is improved MeanFlow's floor. MeanFlow's is the same times the stretch $(g_t/g_s)^2$ of the map. The other two have none. The tolerance is four standard errors of 200,000 pairs.
@@ -283,13 +285,13 @@ for name, loss_of in members.items():
     floor = floors.get(name, 0 * s)
     print(f"{name}: loss {value:.1f}, closed form {floor.mean():.1f}")
     record(f"floor_{name.replace(' ', '_')}", round(value, 1))
-    # of a square of a normal variable the deviation is that of its mean
+    # the squared length of a round normal variable in the plane deviates by its mean
     assert (
         abs(value - floor.mean()) <= 4 * floor.square().mean().sqrt() / n**0.5 + 1e-12
     )
 
 # %% [markdown]
-# **Check 10.6** (consistency is MeanFlow to $t=1$). For a small gap the gradient of the consistency loss, divided by the gap, is that of MeanFlow with $t=1$, each pair weighted by $1-s$. Here all pairs have one $s$, so that the weight is a number. The gap of $10^{-6}$ leaves as much.
+# **Check 10.6** (consistency is MeanFlow to $t=1$). For a small gap the gradient of the consistency loss, divided by the gap, is that of MeanFlow with $t=1$, each pair weighted by $1-s$. Here all pairs have one $s$, so that the weight is a number. The gap of $10^{-6}$ leaves an error of its own size, and what rounding leaves of a difference of two ends is divided by it: $10^{-3}$ is far above both.
 
 # %%
 s, gap = torch.full((1000,), 0.3, **double), 1e-6
@@ -309,7 +311,7 @@ assert apart < 1e-3 < 0.1 < (flat["consistency"] + flat["weighted"]).norm()
 # %% [markdown]
 # ## MeanFlow on the ring, with its loss in view
 #
-# Train as in chapter 6, half of the pairs with $t=s$. Every 100 steps note the mean loss since the last note, and the energy distance of one jump to the data.
+# Train as in chapter 6, but with half of the times equal. Every 100 steps note the mean loss since the last note, and the energy distance of one jump to the data.
 
 # %%
 ring = distributions.ring_of_gaussians()
@@ -444,8 +446,9 @@ for name, value in variance.items():
 
 # %%
 print("least noise without data in the target:", end=" ")
-print(max(variance["shortcut"], variance["Lagrangian"]) < variance["MeanFlow"])
-assert max(variance["shortcut"], variance["Lagrangian"]) < variance["MeanFlow"]
+quiet = max(variance["shortcut"], variance["Lagrangian"])
+print(quiet < variance["improved MeanFlow"] < variance["MeanFlow"])
+assert quiet < variance["improved MeanFlow"] < variance["MeanFlow"]
 
 # %% [markdown]
 # ## Two jumps worse than one
@@ -477,7 +480,7 @@ for name, some in {"one": one_jump, "all": network}.items():
     record(f"jump_{name}_2", round(far[1], 2))
 
 # %% [markdown]
-# **Check 10.9** (whose error it is). The identity above holds to rounding. For the network that has learned the one jump only, two miss the end of the exact flow by more than one does; for the network that has seen all pairs, by less.
+# **Check 10.9** (whose error it is). For the network that has learned the one jump only, two miss the end of the exact flow by more than one does; for the network that has seen all pairs, by less.
 
 
 # %%
@@ -607,11 +610,11 @@ def cell(name, key):
 # %%
 for kind in ("energy", "strays"):
     print(
-        "\n" + " " * 19 + "".join(f"{kind}_{n}".ljust(14) for n in (1, 2, 4)).rstrip()
+        "\n" + " " * 23 + "".join(f"{kind}_{n}".ljust(14) for n in (1, 2, 4)).rstrip()
     )
     for name in methods:
         cells = [cell(name, f"{kind}_{n}") for n in (1, 2, 4)]
-        print(f"{name:19s}" + "".join(f"{c:14s}" for c in cells).rstrip())
+        print(f"{name:23s}" + "".join(f"{c:14s}" for c in cells).rstrip())
 print("\n".join(f"{key}: {value}" for key, value in stored["provenance"].items()))
 
 # %%
@@ -623,22 +626,22 @@ for key, value in stored["settings"].items():
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["distance to the data", "share of strays"])
-looks = {"flow matching": "#6b7280", "ReFlow": plotting.NOISE}
-looks |= {"consistency": plotting.TRUTH, "MeanFlow": plotting.DATA}
-looks |= {"improved MeanFlow": "#b45309", "shortcut": plotting.MODEL}
-looks |= {"Lagrangian": "#60a5fa"}
-for ax, kind in zip(axes, ("energy", "strays"), strict=True):
+looks = {"flow matching": "#6b7280", "ReFlow": "#7c3aed", "consistency": plotting.TRUTH}
+looks |= {"MeanFlow": plotting.DATA, "improved MeanFlow": "#f59e0b"}
+looks |= {"shortcut": plotting.MODEL, "Lagrangian": "#60a5fa"}
+ticks = {"energy": (0.2, 0.5, 1, 2), "strays": (0.05, 0.1, 0.2, 0.5, 1)}
+for ax, (kind, marks) in zip(axes, ticks.items(), strict=True):
     for name, color in looks.items():
         rows = [methods[name][f"{kind}_{n}"] for n in (1, 2, 4)]
-        middle, spread = zip(*rows, strict=True)
-        ax.errorbar(
-            (1, 2, 4), middle, spread, color=color, marker="o", ms=3, label=name
-        )
+        style = {"color": color, "marker": "o", "ms": 3, "label": name}
+        ax.errorbar((1, 2, 4), *zip(*rows, strict=True), **style)
     level = methods["fresh data"][f"{kind}_1"][0]
-    ax.axhline(level, color="#9ca3af", linestyle=":", label="fresh data")
-    ax.set(xscale="log", yscale="log", xlabel="steps", xticks=(1, 2, 4))
-    ax.set_xticklabels(["1", "2", "4"])
-axes[0].legend(fontsize=6)
+    ax.axhline(level, color="#9ca3af", linestyle=":")
+    ax.set(xscale="log", yscale="log", xlabel="steps")
+    ax.minorticks_off()
+    ax.set_xticks((1, 2, 4), ("1", "2", "4"))
+    ax.set_yticks(marks, [f"{mark:g}" for mark in marks])
+axes[1].legend(fontsize=6, ncol=2, loc="lower left", bbox_to_anchor=(0, 0.05))
 plotting.show(
     figure,
     "few",
@@ -650,7 +653,7 @@ plotting.show(
 # %% [markdown]
 # *Figure 10.2.* Energy distance to the data and share of samples more than 2.5 from every centre, after one, two and four steps. Mean and standard deviation of three seeds; dotted: fresh data.
 #
-# **Check 10.12** (the stored results). In every run each method that learns a map is nearer in one step than an Euler step of flow matching is, by three times; and improved MeanFlow gains in four steps over one.
+# **Check 10.12** (the stored results). In every run each method that learns to jump is nearer in one step than an Euler step of flow matching is, by three times.
 
 # %%
 maps = [name for name in methods if name not in ("fresh data", "flow matching")]
@@ -727,7 +730,7 @@ for t in (0.2, 0.5, 0.8):
     assert (found - wanted).abs().max() < 1e-9  # both sums are exact to rounding
 
 # %% [markdown]
-# **Check 10.14** (data of three clumps). There is no closed form now. The two sides are two different sums, and they agree to as many digits. Without the student's own score the gradient is another one.
+# **Check 10.14** (data of three clumps). There is no closed form now. The two sides are two different sums, and they agree to as many digits.
 
 # %%
 clumps = GaussianMixture(
@@ -1054,7 +1057,7 @@ def drift(x, data, own, h):
 
 
 # %% [markdown]
-# **Check 10.20** (the drift is a difference of scores). Against the package, and against the scores of the two mixtures, in double precision. And it is distribution matching: with $h=\sigma_t/\alpha_t$ it is $-g$ at $x_t=\alpha_tx$, when both fields are the exact ones of the two batches.
+# **Check 10.20** (the drift is a difference of scores). Against the package, and against the scores of the two mixtures, in double precision. With $h=\sigma_t/\alpha_t$ it is the $-g$ of distribution matching with the exact fields of the two batches, asked at $\alpha_tx$, without the noise.
 
 # %%
 x, data, own = torch.randn(3, 200, 2, dtype=torch.float64)
@@ -1101,7 +1104,7 @@ def train_by_drifting(steps):
 drifted = train_by_drifting(600)
 
 # %% [markdown]
-# **Check 10.21** (one step). Each generator must make all eleven modes, none less often than half its share. The energy distance to the data of the first and the last must be below a tenth of that of the noise they start from, and fewer than a third of their samples may stray more than 2.5 from every centre. Fresh data set the floor.
+# **Check 10.21** (one step). The first generator and the last must make all eleven modes: within 2.5 of each centre lies at least four tenths of its share of the samples. (Counting by the nearest centre would not do: noise alone would pass.) Their energy distance to the data must be below a tenth of that of the noise they start from, and fewer than a third of their samples may stray from every centre. Fresh data set the floor.
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
@@ -1111,8 +1114,10 @@ with torch.no_grad():
 found = {}
 for name, x in made.items():
     distance = energy_distance(x, ring.sample(3000))
-    stray = (torch.cdist(x, ring.means).min(dim=1).values > 2.5).float().mean().item()
-    share = 11 * mode_shares(x, ring.means).min().item()
+    gaps, nearest = torch.cdist(x, ring.means).min(dim=1)
+    near = nearest[gaps < 2.5]
+    stray = 1 - len(near) / len(x)
+    share = 11 * torch.bincount(near, minlength=11).min().item() / len(x)
     found[name] = distance, stray, share
     print(f"{name:11s}: distance {distance:.2f}, strays {100 * stray:3.0f} %,", end=" ")
     print(f"rarest mode {share:.2f} of its share")
@@ -1123,8 +1128,8 @@ for name, x in made.items():
 # %%
 for name in ("four to one", "drifting"):
     distance, stray, share = found[name]
-    assert distance < 0.1 * found["noise"][0] and stray < 1 / 3 and share > 0.5
-assert found["one to one"][1] > 0.9 * found["four to one"][1]
+    assert distance < 0.1 * found["noise"][0] and stray < 1 / 3 and share > 0.4
+assert found["noise"][2] < 0.1
 print("no mode is left out")
 
 # %% tags=["hide-input"]

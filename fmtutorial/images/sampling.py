@@ -67,16 +67,17 @@ def sample(
     generator: Generator | None = None,
     last_only: bool = False,
 ) -> Solution:
-    """Take noise to data by one of the book's samplers, on an even grid of times.
+    """Take noise to data by one of the book's samplers, on an even grid of times but for one.
 
     Args:
         field: v(x, t) of the linear path, for instance of ``guided``.
         x0: noise, shape (B, *event).
         method: "euler", "midpoint", "heun" (with Euler's method in the last step), "rk4", "dpm"
             (DPM-Solver++), "adaptive" (with relative and absolute tolerance 1e-4), "ddpm" (the
-            ancestral sampler), "renoise" (jumps to the data with new noise between, for weights
-            that were trained for few steps) or "sde" (Euler-Maruyama with noise that falls with
-            σ: constant noise makes it unstable near the data, where λ h/σ² is large).
+            ancestral sampler), "renoise" (jumps to the data with new noise between, at the times
+            1 − (1 − k/steps)², for weights that were trained for few steps) or "sde"
+            (Euler-Maruyama with noise that falls with σ: constant noise makes it unstable near
+            the data, where λ h/σ² is large).
         steps: of the grid; "adaptive" chooses its own.
         noise_level: of "sde" at t = 0; at time t it is w(t) = noise_level · (1 − t).
         generator: of the noise of "ddpm", "renoise" and "sde", on the device of x0.
@@ -100,6 +101,7 @@ def sample(
     if method == "ddpm":
         return solve(field, x0, times, ddim(path, 1.0, generator), last_only)
     if method == "renoise":
+        times = 1 - (1 - times).square()  # noise that a jump forgives is little
         return solve(field, x0, times, renoise(path, 1.0, generator), last_only)
     if method == "sde":
 

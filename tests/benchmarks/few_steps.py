@@ -37,6 +37,7 @@ from fmtutorial.training import EMA, train
 SEEDS = [0, 1, 2]
 UPDATES = 1500  # of flow matching, which the budget pays for
 BATCH, RATE, SAME = 256, 3e-3, 0.5
+WARM_UP, LONGEST = 50, 30.0  # updates and gradient, without which the Lagrangian loss may diverge
 SIZE = {"width": 128, "depth": 3}
 PAIRS, PAIR_STEPS = 4000, 10
 FOLLOWED, WIDTHS = 4, (0.5, 4.0)
@@ -74,7 +75,7 @@ def fit(network, loss, budget):
     steps = int(budget / count(lambda: loss().backward()))
     UPDATED.append(steps)
     ema = EMA(network, decay=0.995)
-    for _ in train(network, loss, steps, RATE, ema):
+    for _ in train(network, loss, steps, RATE, ema, WARM_UP, LONGEST):
         pass
     return ema.network
 
@@ -142,13 +143,23 @@ def consistency_step(network, gap):
 
 
 def flow_map(budget, loss_of):
-    """Train a mean velocity; for a share SAME of the pairs of times it is flow matching."""
-    network = MeanFlowMLP(**SIZE)
+    """Train a mean velocity; for a share SAME of the pairs of times it is flow matching.
+
+    The longest jump grows from 0 to 1 in the first half of the training: a map that teaches
+    itself far from the data before it knows the velocity there runs away (Lagrangian).
+    """
+    network, steps = MeanFlowMLP(**SIZE), [0]
+
+    def step(longest):
+        start, end = torch.rand(2, BATCH).sort(dim=0).values
+        end = start + longest * (end - start) * (torch.rand(BATCH) > SAME)
+        return loss_of(network, PATH, *draw(), start, end)
+
+    share = count(lambda: step(1.0).backward()) / budget
 
     def loss():
-        start, end = torch.rand(2, BATCH).sort(dim=0).values
-        end = torch.where(torch.rand(BATCH) < SAME, start, end)
-        return loss_of(network, PATH, *draw(), start, end)
+        steps[0] += 1
+        return step(min(1.0, 2 * share * steps[0]))
 
     return partial(in_jumps, fit(network, loss, budget))
 

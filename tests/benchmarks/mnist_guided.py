@@ -29,9 +29,7 @@ SCALE, STEPS, BATCH, RATE, SEED = 1.15, 2000, 64, 5e-4, 11
 RUNS = (
     ("mnist", "dpm", 10, 1.0),
     ("mnist", "dpm", 5, SCALE),
-    ("mnist", "dpm", 25, SCALE),
     ("mnist-guided", "dpm", 10, 1.0),
-    ("mnist-guided", "heun", 5, 1.0),
     ("mnist-guided", "dpm", 50, 1.0),
 )
 """Weights, solver, steps and scale of the guidance while sampling."""
