@@ -9,13 +9,14 @@ TOOLS := book/_tools
 # Labs and tests run two at a time, each on one core.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test notebooks colab lint repository clean
+.PHONY: help book test notebooks colab device lint repository clean
 
 help:
 	@echo "make book                  build the site in _build/html"
 	@echo "make test                  run every test, every lab and the linter"
 	@echo "make notebooks [LAB=name]  run labs and exercises from their .py files, store the outputs"
 	@echo "make colab [LAB=name]      run labs as Colab would: only the package, in an empty folder"
+	@echo "make device                run all labs whole on a pretended device that is not the CPU"
 	@echo "make lint                  check style and format"
 	@echo "make repository            copy the repository's address to the files that name it"
 	@echo "make clean                 delete _build; .venv and vendor stay"
@@ -36,6 +37,9 @@ notebooks: .venv/test-ready
 
 colab: .venv/test-ready
 	@$(BIN)/python $(TOOLS)/notebooks.py --isolated $(LAB)
+
+device: .venv/test-ready
+	@LONG=1 $(BIN)/python -m pytest -n 2 tests/test_pretended_device.py tests/test_devices_in_labs.py tests/images/test_float16.py
 
 lint: .venv/test-ready
 	@echo "== Checking style and format"

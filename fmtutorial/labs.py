@@ -123,7 +123,7 @@ def hardware(device: torch.device) -> dict[str, str | int]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": cpu,
         "threads": torch.get_num_threads(),
     }

@@ -36,6 +36,7 @@ from functools import partial
 
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from fmtutorial import plotting
 from fmtutorial.distributions import Gaussian
@@ -339,6 +340,37 @@ show_pixels(
 # %% [markdown]
 # *Figure 8.2.* Ten digits from the same noise before training and after a tenth, a quarter and all of the short run.
 #
+# What would the full run take on another device? PyTorch counts the additions and multiplications in products and convolutions, and the rest is small beside them.
+#
+# **Check 8.23** (one forward, two backward). In the backward pass each of these layers takes a product for its input and one for its weights, so a step of training must cost three forward passes. A tenth less is allowed: the first layers need no gradient of their input.
+
+# %%
+operations = {}
+for name in ("forward", "training"):
+    with FlopCounterMode(display=False) as counter:
+        loss = digit_loss(fresh, lambda step: batches[step])()
+        if name == "training":
+            loss.backward()
+    operations[name] = counter.get_total_flops() / len(batches[0].x1)
+ratio = operations["training"] / operations["forward"]
+for name, count in operations.items():
+    print(f"{name}: {count / 1e6:.0f} million operations an image")
+    record(f"operations_{name}", f"{count / 1e6:.0f}")
+assert 2.7 < ratio <= 3
+
+# %% [markdown]
+# A Tesla T4, which Colab lends, has a peak of 65 trillion operations a second in float16. Layers as small as these reach a tenth to a twentieth of a peak: memory and the start of each small operation take the time. An estimate, not a measurement.
+
+# %%
+whole = Settings().steps * Settings().batch * operations["training"]
+print(f"the full run: {whole / 1e12:.0f} trillion operations")
+record("operations_run", f"{whole / 1e12:.0f}")
+for share in (10, 20):
+    minutes = whole * share / 65e12 / 60
+    print(f"at one part in {share} of a T4's peak: {minutes:.1f} minutes")
+    record(f"t4_minutes_{share}", f"{minutes:.1f}")
+
+# %% [markdown]
 # ## The published weights
 #
 # The package carries the weights of a longer run of the same command. Here is where they come from.
