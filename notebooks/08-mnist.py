@@ -970,7 +970,7 @@ for steps, row in likelihood["digits"].items():
     figure = f"{row['bits']:.2f} ± {row['standard_error']:.2f}"
     print(f"{steps:>3s} steps: {figure} bits per dimension of {row['n']} digits")
     record(f"likelihood_{steps}", figure)
-record("likelihood_digits", likelihood["digits"]["50"]["n"])
+record("likelihood_digits", likelihood["digits"]["100"]["n"])
 record("likelihood_minutes", round(likelihood["training_minutes"]))
 
 # %% [markdown]

@@ -621,7 +621,14 @@ print("\n".join(f"{key}: {value}" for key, value in stored["provenance"].items()
 # %%
 for name, row in methods.items():
     for key in row:
-        record(f"{name}_{key}".replace(" ", "_"), cell(name, key))
+        record(f"{name}_{key}".replace(" ", "_"), cell(name, key).split(" ±")[0])
+spreads = [
+    row[f"energy_{n}"][1]
+    for row in methods.values()
+    for n in (1, 2, 4)
+    if f"energy_{n}" in row
+]
+record("few_deviation", f"{max(spreads):.2f}")
 for key, value in stored["settings"].items():
     record(f"setting_{key}", value)
 
