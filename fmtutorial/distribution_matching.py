@@ -38,8 +38,8 @@ def distribution_matching_loss(
 
     The gradient in row b of x₁ is g_b/B with g = D_student − D_target, the posterior means
     E[x₁ | x_t] of the two fields at x_t = α x₁ + σ x₀, or with g over the mean absolute value of
-    x₁ − D_target in that row. With x₁ = G(z) and exact fields, g is the gradient of
-    (σ²/α²) KL(q_t‖p_t): q_t are the student's samples with noise, p_t the target's.
+    x₁ − D_target in that row. With x₁ = G(z) and exact fields, the mean of (∂G)ᵀ g is the gradient
+    of (σ²/α²) KL(q_t‖p_t) where α > 0: q_t are the student's samples with noise, p_t the target's.
     The value is the mean over b of ½‖g_b‖². It is 0 where the fields agree, but it is not what
     falls: no gradient goes through a field, and each is evaluated once.
 

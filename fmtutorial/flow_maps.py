@@ -147,8 +147,8 @@ def lagrangian_loss(
     """Return the mean of ‖dX/dend − v(X, end)‖² for the jump X from start to end; v frozen.
 
     v is the network's own velocity u(X, end, end), or that of a teacher. Pairs with end = start
-    are flow matching: nothing else shows the network any data. Arguments, result and errors as of
-    ``improved_mean_flow_loss``; a ``field`` is asked at ``end`` too.
+    are flow matching: nothing else shows the network a velocity of the data. Arguments, result
+    and errors as of ``improved_mean_flow_loss``; a ``field`` is asked at ``end`` too.
 
     Source: Boffi et al. 2025, Lagrangian self-distillation; Boffi et al. 2024 with a teacher.
     Chapter 10.
@@ -177,8 +177,8 @@ def shortcut_loss(
 
     The semigroup at the midpoint m: u₁ = u(x, start, m) and u₂ = u(X, m, end) with X where the
     first jump ends; both frozen. Pairs with end = start are flow matching: nothing else shows the
-    network any data. Arguments, result and errors as of ``improved_mean_flow_loss``, without
-    forward mode; a ``field`` stands for w.
+    network a velocity of the data. Arguments, result and errors as of
+    ``improved_mean_flow_loss``, without forward mode; a ``field`` stands for w.
 
     Source: Frans et al. 2024, Eq. 5. Chapter 10.
     """

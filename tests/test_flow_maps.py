@@ -353,6 +353,29 @@ def test_a_teacher_takes_the_place_of_the_data(loss_of, schedule, event, generat
     assert wrong.item() > 1e-3
 
 
+@pytest.mark.parametrize("loss_of", [improved_mean_flow_loss, lagrangian_loss])
+def test_a_teacher_is_asked_in_the_place_of_the_network(loss_of, event, generator):
+    """Another field than the network's own: along it, and where a jump ends. By differences."""
+    x0, x1 = states(event, generator, 2)
+    u, h = smooth(double(0.7)), 1e-5
+
+    def field(x, t):
+        return x.cos() + column(t, x)
+
+    x, length = PATH.sample(x0, x1, START).x_t, column(END - START, x0)
+    if loss_of is improved_mean_flow_loss:
+        v = field(x, START)
+        ahead, behind = (u(x + d * v, START + d, END) for d in (h, -h))
+        wanted = u(x, START, END) - length * (ahead - behind) / (2 * h) - v
+    else:
+        ahead, behind = (column(END + d - START, x0) * u(x, START, END + d) for d in (h, -h))
+        landed = x + length * u(x, START, END)
+        wanted = (ahead - behind) / (2 * h) - field(landed, END)
+    expected = sum(row.square().sum() for row in wanted) / 3
+    loss = loss_of(u, PATH, x0, x1, START, END, field)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-7)  # of central differences
+
+
 def test_a_teacher_is_not_trained(generator):
     x0, x1 = states((2,), generator, 2)
     w = double(0.7).requires_grad_()
