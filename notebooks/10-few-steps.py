@@ -828,7 +828,7 @@ def oscillator(k, time):
 time = 0.05 * 0.5 * np.arange(400)
 ways = {k: follow(k).cpu().double() for k in (0, 1, 4, 16)}
 for k, way in ways.items():
-    curve = oscillator(k, time) if k else torch.as_tensor(time)
+    curve = oscillator(k, time) if k else torch.from_numpy(time)
     print(f"k = {k:2d}: highest place {way.max():.2f}")
     record(f"match-highest-{k}", round(way.max().item(), 2))
     assert (way - curve).abs().max() < 0.03
