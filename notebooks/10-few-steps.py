@@ -48,6 +48,8 @@ from fmtutorial.images.data import to_pixels
 from fmtutorial.images.pictures import show_pixels, tile
 from fmtutorial.images.sampling import image_field, sample, sample_digits
 from fmtutorial.images.weights import load_weights
+
+# %%
 from fmtutorial.labs import default_device, record, stored_results
 from fmtutorial.losses import flow_matching_loss, mean_squared_norm
 from fmtutorial.metrics import energy_distance, mode_shares
@@ -653,9 +655,9 @@ axes[1].legend(fontsize=6, ncol=2, loc="lower left", bbox_to_anchor=(0, 0.05))
 plotting.show(
     figure,
     "few",
-    "Two panels on log scales over one, two and four steps: energy distance to the data "
-    "and share of strays, for seven methods, with fresh data as a dotted line. Flow "
-    "matching with Euler steps is far above all others at one step.",
+    "Two panels on log scales over one, two and four steps: energy distance to the "
+    "data and share of strays, for seven methods, with fresh data as a dotted line. "
+    "Flow matching with Euler steps is far above all others at one step.",
 )
 
 # %% [markdown]
@@ -1114,11 +1116,13 @@ drifted = train_by_drifting(600)
 # %% [markdown]
 # **Check 10.21** (one step). The first generator and the last must make all eleven modes: within 2.5 of each centre lies at least four tenths of its share of the samples. (Counting by the nearest centre would not do: noise alone would pass.) Their energy distance to the data must be below a tenth of that of the noise they start from, and fewer than a third of their samples may stray from every centre. Fresh data set the floor.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 with torch.no_grad():
     made = {"noise": torch.randn(3000, 2), "fresh data": ring.sample(3000)}
     made |= {"four to one": make(matched, 3000), "one to one": make(lagging, 3000)}
     made["drifting"] = make(drifted, 3000)
+
+# %% tags=["nbval-ignore-output"]
 found = {}
 for name, x in made.items():
     distance = energy_distance(x, ring.sample(3000))
