@@ -945,7 +945,7 @@ sixteen = Digits(*(part[:16] for part in test_digits))
 still = digit_bits(lambda x, t, label: 0 * x, sixteen, steps=2, seed=5)
 same_noise = torch.Generator(device).manual_seed(5)
 x = dequantise(sixteen.images, same_noise)
-square = x.square().flatten(1).mean(dim=1)  # the mean over the pixels
+square = x.square().flatten(1).mean(dim=1).cpu()  # the mean over the pixels
 known = 7 + math.log2(2 * math.pi) / 2 + square / (2 * math.log(2))
 agree = torch.allclose(still.float(), known, atol=1e-4)
 print("bits of a flow that does not move = closed form:", agree)
