@@ -22,6 +22,7 @@ import warnings
 from pathlib import Path
 
 import jupytext
+import scipy.integrate
 import torch
 from pretended import MODULE, NAME, Generator, Watch
 
@@ -119,6 +120,8 @@ def shorten():
     solvers.solve_adaptive = lambda *args, rtol=0, atol=0, **kwargs: adaptive(*args[:4], **kwargs)
     from fmtutorial import diffusion, plotting
 
+    ivp, loose = scipy.integrate.solve_ivp, {"rtol": 0.1, "atol": 0.1}
+    scipy.integrate.solve_ivp = lambda *args, **kwargs: ivp(*args, **kwargs | loose)
     diffusion.solve_sde = short(diffusion.solve_sde)
     plotting.draw_density = functools.partial(plotting.draw_density, resolution=12)
     plotting.show = lambda figure, *args, **kwargs: plotting.plt.close(figure)

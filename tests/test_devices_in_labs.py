@@ -50,7 +50,7 @@ COMMANDS = [
     "sample --weights run/weights.safetensors --columns 1 --steps 2 --out made.png",
     *(
         f"sample --columns 1 --steps 3 --method {method} --guidance 2 --out made.gif"
-        for method in ("euler", "heun", "rk4", "dpm", "ddim", "sde")
+        for method in ("euler", "heun", "rk4", "dpm", "ddpm", "renoise", "sde")
     ),
     "evaluate --data small --samples 20 --steps 2 --bits 2 --bits-steps 2 --out found.json",
 ]
