@@ -127,16 +127,13 @@ def test_what_each_part_sees(generator):
         "fine_up": (10, 4, 6),
         "leave": (5, 4, 6),
         "unfold": (12, 4, 6),
-        "beside": (10,),
     }
     e = silu(seen["embed"][1])
     for name in ("fine_down", "coarse_in", "coarse_out", "fine_up"):
         torch.testing.assert_close(seen[name][0][1], e)
     last = network.leave[2](silu(network.leave[0](seen["leave"][0][0])))
     torch.testing.assert_close(seen["unfold"][0][0], last)
-    multiple = seen["beside"][1]  # (B, 1), of the whole image
-    assert torch.equal(seen["beside"][0][0], e)
-    beside = torch.stack([m * image for m, image in zip(multiple, x, strict=True)])
+    beside = torch.stack([network.beside(row) * image for row, image in zip(e, x, strict=True)])
     torch.testing.assert_close(v, seen["unfold"][1] + beside)
     # the first four channels are one image channel's 2×2 neighbours
     corner = seen["enter"][0][0][:, :4, 0, 0]

@@ -108,7 +108,9 @@ class UNet(nn.Module):
         h = self._run(self.fine_up, h, e)  # → (B, width, H/2, W/2)
         h = self.leave(h)  # → (B, 4 · channels, H/2, W/2)
         v = self.unfold(h).reshape(x.shape)  # → (B, channels, H, W)
-        return v + self.beside(e)[:, :, None, None] * x
+        # in the precision of x: the gradient, a sum over all pixels, is too large for half of it
+        multiple = (e.to(x) * self.beside.weight).sum(dim=1) + self.beside.bias  # (B,)
+        return v + expand_time(multiple.to(x), x) * x
 
     def _with_waves(self, x: Tensor) -> Tensor:
         """Return x with its sines and cosines as further channels."""

@@ -154,10 +154,10 @@ def test_settings_reach_the_training(digits):
     moments = [run.optimizer.state[p]["exp_avg"] for p in run.network.parameters()]
     length = math.sqrt(sum(m.square().sum().item() for m in moments))
     assert length == pytest.approx(0.1 * 1e-3, rel=1e-3)
-    # a network that begins at 0 has a gradient in its last layer only; weights do not decay
+    # a network that begins at 0 has a gradient in its last layers only; weights do not decay
     after = dict(run.network.named_parameters())
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and all(name.startswith("leave") for name in changed)
+    assert changed and all(name.startswith(("leave", "beside")) for name in changed)
     rates += [step.learning_rate for step in run.steps(digits)]
     cosine = [0.125 * (1 + math.cos(math.pi * k / 10)) for k in range(10)]
     warm = [0.25, 0.5, 0.75, *[1] * 7]
@@ -222,7 +222,7 @@ def test_a_run_has_its_precision_and_its_share(digits, monkeypatch, precision):
     wrapped, seen = [], []
     monkeypatch.setattr(runs, "DistributedDataParallel", lambda field: wrapped.append(1) or field)
     run = Run(dataclasses.replace(SMALL, precision=precision), CPU)
-    run.network.register_forward_hook(
+    run.network.leave.register_forward_hook(  # what goes beside it keeps the precision of x
         lambda network, inputs, output: seen.append((len(inputs[0]), output.dtype))
     )
     next(run.steps(digits, (1, 3)))
