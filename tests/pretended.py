@@ -105,6 +105,12 @@ class Pretended(torch.Tensor):
     def __reduce_ex__(self, protocol):  # as if it were loaded with map_location="cpu"
         return self.detach().cpu().__reduce_ex__(protocol)
 
+    def __deepcopy__(self, memo):  # of a parameter, without its gradient
+        if not isinstance(self, torch.nn.Parameter):
+            return super().__deepcopy__(memo)
+        fresh = torch.nn.Parameter(self.detach().clone(), self.requires_grad)
+        return memo.setdefault(id(self), fresh)
+
     def tolist(self):
         return self.cpu().tolist()
 

@@ -205,6 +205,7 @@ def test_training_on_it_is_training_on_the_cpu(fused):
             optimizer.step()
         assert all(p.device.type == place for p in (*net.parameters(), *average.parameters()))
         assert all(p.grad.device.type == place for p in net.parameters())
+        assert all(p.grad is None for p in copy.deepcopy(net).parameters())
         weights[place] = [p.detach().cpu() for p in net.parameters()]
     for ours, theirs in zip(weights[NAME], weights["cpu"], strict=True):
         # the CPU may choose another algorithm for its own tensors: rounding of float32
