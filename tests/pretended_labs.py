@@ -154,6 +154,7 @@ def run(lab, small=False):
         text = text if only and not small else text.replace(old, new)
     cells = [c for c in jupytext.reads(text, fmt="py:percent").cells if c.cell_type == "code"]
     space, started = {"__name__": "__main__"}, time.process_time()
+    torch.set_default_dtype(torch.float32)  # which the lab before may have changed
     for number, cell in enumerate(cells[1:], start=2):  # the first holds a magic, no Python
         tree = ast.parse(cell.source)
         if small:
