@@ -240,7 +240,8 @@ def _meet(
         raise ValueError("a start lies after its end; swap them with torch.minimum, torch.maximum")
     if field is None:
         return at, length
-    return PathSample(at.x_t, _now(field, field, at.x_t, start)), length
+    with torch.no_grad():
+        return PathSample(at.x_t, _answer("v", field, at.x_t, start)), length
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ of flow matching costs a third of one that differentiates twice. Chapter 10.
 import copy
 import time
 from functools import partial
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
-from provenance import save
+from provenance import save, summarise
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmtutorial.distribution_matching import distribution_matching_loss, kernel_drift
@@ -252,17 +252,6 @@ def run(seed):
                 rows[name][f"energy_{n}"], rows[name][f"strays_{n}"] = measure(x, data)
         print(seed, name, {k: round(v, 3) for k, v in rows[name].items()}, flush=True)
     return rows
-
-
-def summarise(runs):
-    """Return [mean, standard deviation] over the seeds for every number."""
-    return {
-        name: {
-            key: [round(f([run[name][key] for run in runs]), 5) for f in (mean, stdev)]
-            for key in row
-        }
-        for name, row in runs[0].items()
-    }
 
 
 def main():

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -37,3 +38,14 @@ def save(
     }
     text = json.dumps(results | {"provenance": provenance}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def summarise(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
+    """Return [mean, standard deviation] over the runs for every number of every row."""
+    return {
+        name: {
+            key: [round(f([run[name][key] for run in runs]), 5) for f in (mean, stdev)]
+            for key in row
+        }
+        for name, row in runs[0].items()
+    }

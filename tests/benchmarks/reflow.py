@@ -7,10 +7,10 @@ trained in one piece takes twice as many, the budget of two rounds. Chapter 6.
 """
 
 import time
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
-from provenance import save
+from provenance import save, summarise
 
 from fmtutorial.couplings import exact_ot, independent
 from fmtutorial.distributions import ring_of_gaussians
@@ -208,17 +208,6 @@ def measure_mean_flow(mean_velocity, noise, data):
     row["w2_100"] = distance(solution.last, data)
     row["strays_100"] = strays(solution.last)
     return row
-
-
-def summarise(runs):
-    """Return [mean, standard deviation] over the seeds for every number."""
-    return {
-        name: {
-            key: [round(f([run[name][key] for run in runs]), 5) for f in (mean, stdev)]
-            for key in row
-        }
-        for name, row in runs[0].items()
-    }
 
 
 def main():
