@@ -101,9 +101,7 @@ def sample(
     if method == "ddpm":
         return solve(field, x0, times, ddim(path, 1.0, generator), last_only)
     if method == "renoise":
-        times[1:] = (
-            torch.linspace(0.75, 1, steps) if steps > 1 else 1
-        )  # from earlier the digit would be lost
+        times[1:] = torch.linspace(1, 0.75, steps).flip(0)  # from earlier the digit would be lost
         return solve(field, x0, times, renoise(path, 1.0, generator), last_only)
     if method == "sde":
 

@@ -96,8 +96,8 @@ class Match:
         groups = [{"params": part, "lr": RATES[name]} for name, part in parts.items()]
         self.of_second = torch.optim.AdamW(groups, **betas)
 
-    def normal(self, n):
-        return torch.randn(n, 1, 28, 28, generator=self.generator, device=DEVICE)
+    def normal(self):
+        return torch.randn(BATCH, 1, 28, 28, generator=self.generator, device=DEVICE)
 
     def times(self):
         u = torch.rand(BATCH, generator=self.generator, device=DEVICE)
@@ -108,7 +108,7 @@ class Match:
 
     def samples(self):
         """The student's digits and their labels; what is blacker than black is black."""
-        label, x0 = self.integers(CLASSES, BATCH), self.normal(BATCH)
+        label, x0 = self.integers(CLASSES, BATCH), self.normal()
         x0 = x0.contiguous(memory_format=torch.channels_last)
         v = self.field(x0, torch.zeros(BATCH, device=DEVICE), label)
         return (x0 + v).clamp(-1, 1), label
@@ -130,8 +130,8 @@ class Match:
             odds.append(found)
             return v
 
-        loss = flow_matching_loss(field, PATH, self.normal(BATCH), x1, t) / x1[0].numel()
-        x_t = PATH.sample(self.normal(BATCH), self.real(label), t).x_t
+        loss = flow_matching_loss(field, PATH, self.normal(), x1, t) / x1[0].numel()
+        x_t = PATH.sample(self.normal(), self.real(label), t).x_t
         _, of_real = self.second(x_t, t, label)
         loss = loss + 0.1 * (F.softplus(odds[0]) + F.softplus(-of_real)).mean()
         stepped(self.of_second, loss, self.second)
@@ -147,10 +147,10 @@ class Match:
         def target(x, t):
             return self.teacher(x.contiguous(memory_format=torch.channels_last), t, label)
 
-        t, noise = self.times(), self.normal(BATCH)
+        t, noise = self.times(), self.normal()
         loss = WEIGHTS["teacher"] * distribution_matching_loss(x1, own, target, PATH, t, noise)
         self.second.requires_grad_(False)
-        t, noise = self.times(), self.normal(BATCH)
+        t, noise = self.times(), self.normal()
         _, odds = self.second(PATH.sample(noise, x1, t).x_t, t, label)
         self.second.requires_grad_(True)
         stepped(self.of_student, loss - WEIGHTS["odds"] * odds.mean(), self.student)
