@@ -1,6 +1,7 @@
 """All exercises by name, and the sheets that they are on."""
 
 from fmtutorial.coursework import (
+    bridges,
     diffusion,
     digits,
     few_steps,
@@ -23,6 +24,7 @@ SHEETS = {
     "07-diffusion": diffusion.EXERCISES,
     "08-mnist": digits.EXERCISES,
     "10-few-steps": few_steps.EXERCISES,
+    "13-bridges": bridges.EXERCISES,
 }
 """By the name of the notebook, in the order of the chapters."""
 
