@@ -13,17 +13,17 @@ import { Plane } from "./plane.js";
 import { generator, normal, sample } from "./random.js";
 
 const EXTENT = 3.4;
-const COUNT = 16; // points of a cloud
-const EACH = 4; // points that start in one of them
+const COUNT = 14; // points of a cloud
+const EACH = 6; // points that start in one of them
 const MOVING = EACH * COUNT;
 const SPREAD = 0.45; // of the first cloud
-const STEPS = 36;
+const STEPS = 44;
 // short steps at both ends, where the drifts change fastest
 const TIMES = Array.from({ length: STEPS + 1 }, (_, k) => (1 - Math.cos((Math.PI * k) / STEPS)) / 2);
 const TARGETS = {
   "two clumps": points([1.9, 1.5, 1.9, -1.5], 0.35),
-  "two moons": { ...moons(1.1, 0.1), means: moons(1.1, 0.1).means.map((v, i) => v + 1.4 * (1 - (i % 2))) },
-  ring: { ...ring(8, 1.2, 0.1), means: ring(8, 1.2, 0.1).means.map((v, i) => v + 1.6 * (1 - (i % 2))) },
+  "two moons": moved(moons(1.5, 0.1), 1.2),
+  ring: moved(ring(8, 1.4, 0.1), 1.5),
 };
 const PLANS = {
   entropic: "entropic, ε = 2σ²",
@@ -35,6 +35,16 @@ const WAYS = {
   drift: "the drift, partners forgotten",
   flow: "the velocity, no noise",
 };
+
+/** A target at another place. */
+function moved(target, far) {
+  return { ...target, means: target.means.map((value, i) => (i % 2 ? value : value + far)) };
+}
+
+/** Of start and end, from the variance at time t of the points on the lines between them. */
+const covariance = (variance) => 2 * variance(1 / 2) - (variance(0) + variance(1)) / 2;
+
+const round = (value) => (Math.round(10 * value) / 10 + 0).toFixed(1); // no −0.0
 
 export function start(element) {
   const figure = new Figure(element, "Pairs, paths, noise and time");
@@ -50,7 +60,7 @@ export function start(element) {
   ];
   let center = [-1.9, 0];
   let shape, x0, x1, chance, noises; // the clouds, and all that is random
-  let plan, straight, states, ends; // ends: mean squared distance in the plan, and as they move
+  let plan, straight, states, ends; // ends: their dependence in the plan, and as they move
 
   function draw() {
     const uniform = generator(seed);
@@ -74,9 +84,10 @@ export function start(element) {
       [PLANS.cheapest]: () => best,
     }[pairing]();
     move();
-    const between = (x, y) => x.reduce((sum, v, k) => sum + (v - y[k]) ** 2, 0) / MOVING;
-    const planned = plan.map((row, i) => row.reduce((sum, value, j) => sum + value * cost[i][j], 0));
-    ends = [planned.reduce((sum, value) => sum + value), between(states[0], states.at(-1))];
+    const [from, to] = [states[0], states.at(-1)];
+    const between = (t) => spread(from.map((value, i) => (1 - t) * value + t * to[i]));
+    const most = covariance((t) => variance(x0, x1, best, 0, t));
+    ends = [(t) => variance(x0, x1, plan, 0, t), between].map((v) => covariance(v) / most);
     figure.draw();
   }
 
@@ -118,7 +129,7 @@ export function start(element) {
     const { t } = time;
     const now = at(t);
     plane.clear();
-    for (let i = 0; i < MOVING; i++) plane.way(states, i, "model", 1, 0.3);
+    for (let i = 0; i < MOVING; i++) plane.way(states, i, "model", 1, 0.25);
     plane.points(x0, "noise", 4, 0.9);
     plane.points(x1, "data", 4, 0.9);
     plane.points(now, "model", 3, 1);
@@ -132,26 +143,29 @@ export function start(element) {
     chart.line(formula, "model", 2);
     for (const [s, value] of measured) chart.dot(s, value, "noise", 2);
     chart.dot(t, spread(now), "model", 5);
-    chart.text("straight lines", 0.05, straight[STEPS / 2][1] / 2, "data");
+    chart.text("dashed: cheapest pairs, no noise", 0.3, chart.y.to / 12, "data");
     say(t, spread(now));
   };
 
   function say(t, width) {
     const wide = variance(x0, x1, plan, sigma, t).toFixed(1);
-    const [planned, found] = ends.map((value) => value.toFixed(1));
+    const [planned, found] = ends;
     const said = [
       `σ = ${sigma.toPrecision(2)}: a point has ${partners(plan).toFixed(1)} partners on average.`,
       `At t = ${t.toFixed(2)} the ${MOVING} moving points have variance ${width.toFixed(1)}, ` +
         `by the formula ${wide}.`,
-      `Mean squared distance from start to end: ${planned} in the plan, ${found} as they move.`,
+      "Dependence of start and end, 0 if independent and 1 for the cheapest pairs: " +
+        `${round(planned)} in the plan, ${round(found)} as they move.`,
     ];
     if (way === WAYS.flow) {
-      said.push("Without noise a place has one way on, and the same density.");
+      said.push("Without noise there is one way on from every place, and still the same density.");
     } else if (way === WAYS.drift) {
       said.push(
         pairing === PLANS.entropic
-          ? "To forget the partners changes no pairs: this is the Schrödinger bridge."
-          : "The density is the plan's, but other pairs come out: this plan is not its own bridge.",
+          ? "Forgetting the partners changes no pairs: this is the Schrödinger bridge."
+          : Math.abs(planned - found) < 0.1
+            ? "Forgetting the partners changes little here."
+            : "Other pairs come out than went in: this plan is not that of a Schrödinger bridge.",
       );
     }
     figure.say(said.join(" "));
@@ -166,7 +180,7 @@ export function start(element) {
   figure.choice("to", Object.keys(TARGETS), anew((name) => (target = TARGETS[name]), draw));
   figure.slider(
     "noise σ",
-    { min: -1, max: 0.5, step: 0.05, value: Math.log10(sigma), show: (v) => (10 ** v).toPrecision(2) },
+    { min: -1, max: 0.3, step: 0.05, value: Math.log10(sigma), show: (v) => (10 ** v).toPrecision(2) },
     anew((value) => (sigma = 10 ** value), run),
   );
   const time = figure.timeline({ seconds: 4 });
