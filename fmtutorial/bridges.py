@@ -179,9 +179,11 @@ def bridge_matching_loss(
     velocity and the score of the mixture of bridges between the pairs.
 
     Args:
-        velocity, score: v(x, t) and s(x, t).
+        velocity: v(x, t).
+        score: s(x, t).
         bridge: gives x_t and both targets.
-        x0, x1: shape (B, *event), row by row partners.
+        x0: shape (B, *event); row b is the partner of row b of x1.
+        x1: shape of x0.
         t: shape (B,), in (0, 1); keep away from the ends, where the variance of u diverges.
         noise: z ~ N(0, I), shape of x0.
 
