@@ -30,8 +30,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmtutorial
 from fmtutorial import checkpoints, metrics, paths, solvers, training
+from fmtutorial.bridges import Bridge
 from fmtutorial.distributions import Gaussian, GaussianMixture, two_moons
 from fmtutorial.exact import ExactField
+from fmtutorial.exact_bridges import ExactBridge
 from fmtutorial.images.batches import Batch
 from fmtutorial.images.classifier import DigitClassifier
 from fmtutorial.images.data import Digits, small_digits
@@ -318,6 +320,14 @@ def mixture():
     return GaussianMixture(plane(n=4), torch.ones(4), torch.tensor([0.1, 0.2, 0.3, 0.4]))
 
 
+def two_ends():
+    return Gaussian(torch.zeros(2, 2))
+
+
+def short_end():
+    return Gaussian(torch.zeros(3))
+
+
 def positive(x):
     return number(x, low=0, ends=(0,))
 
@@ -416,6 +426,18 @@ def of_network(network, x, known):
     }
 
 
+def of_bridge(*names):
+    return pair(*names) | {"t": times(clock()).but(start=0 * clock(), end=0 * clock() + 1)}
+
+
+def share(n):
+    """Weights that sum to 1."""
+    w = torch.full((n,), 1 / n)
+    return refused_nan(state(w)._replace(empty=None)).but(
+        matrix=w[:, None], negative=w - 0.5, zero=torch.eye(n)[0], large=2 * w, fewer=w[:-1] * 1.5
+    )
+
+
 def of_path(*names):
     return pair(*names) | {"t": times(clock())}
 
@@ -460,6 +482,49 @@ def sampler():
 CALLS = {
     "assignment.assignment": lambda: {"cost": costs()},
     "assignment.cost_matrix": lambda: distances("x", "y"),
+    "bridges.Bridge": lambda: {
+        "sigma": positive(0.7),
+        "schedule": schedule(),
+    },
+    "bridges.Bridge.conditional_score": lambda: {"on": Bridge(0.7), **of_bridge("x", "x0", "x1")},
+    "bridges.Bridge.conditional_velocity": lambda: {
+        "on": Bridge(0.7),
+        **of_bridge("x", "x0", "x1"),
+    },
+    "bridges.Bridge.sample": lambda: {"on": Bridge(0.7), **of_bridge("x0", "x1", "noise")},
+    "bridges.bridge_matching_loss": lambda: {
+        "velocity": function(velocity),
+        "score": function(velocity),
+        "bridge": thing(Bridge(0.7), number=0.7),
+        **of_bridge("x0", "x1", "noise"),
+    },
+    "bridges.draw_pairs": lambda: {
+        "plan": refused_nan(matrix(3).but("rectangle"))
+        ._replace(empty=None)
+        .but(negative=-torch.ones(3, 3), none=torch.zeros(3, 3)),
+        "n": count(5, 0),
+        "generator": generator(),
+    },
+    "bridges.drifts": lambda: {
+        "velocity": function(velocity),
+        "score": function(velocity),
+        "sigma": positive(0.7),
+        "then": lambda made: [field(plane(), clock()) for field in made],
+    },
+    "bridges.solve_bridge": lambda: {
+        "drift": function(velocity),
+        "x": refused_nan(state(plane())),
+        "times": up(),
+        "sigma": positive(0.7),
+        "generator": generator(),
+        "last_only": flag(False),
+    },
+    "bridges.static_bridge": lambda: {
+        "log_kernel": refused_nan(matrix(3))._replace(empty=None),
+        "first": share(3),
+        "last": share(3),
+        "iterations": count(5),
+    },
     "checkpoints.as_path": lambda: {"path": file(folder() / "a")},
     "checkpoints.check_form": lambda: {
         "found": thing({"a": 1}, list=[1], other={"b": 1}, kind={"a": "x"}),
@@ -664,6 +729,35 @@ CALLS = {
             "t": times(clock()),
         }
         for method in ("__call__", "log_prob", "posterior_mean", "score", "target_variance")
+    },
+    "exact_bridges.ExactBridge": lambda: {
+        "bridge": thing(Bridge(0.7), number=0.7),
+        "ends": thing(two_ends(), tensor=plane(), one=short_end()),
+    },
+    **{
+        f"exact_bridges.ExactBridge.{method}": lambda: {
+            "on": ExactBridge(Bridge(0.7), two_ends()),
+            "x": event(plane()),
+            "t": times(clock()),
+        }
+        for method in ("__call__", "drift", "log_prob", "score")
+    },
+    **{
+        f"exact_bridges.{name}": lambda: {
+            "source": thing(gaussian(), mixture=mixture(), other=short_end()),
+            "target": thing(gaussian(), mixture=mixture(), other=short_end()),
+            "sigma": positive(0.7),
+        }
+        for name in ("gaussian_bridge_cost", "gaussian_ends")
+    },
+    "exact_bridges.independent_ends": lambda: {
+        "source": thing(gaussian(), tensor=plane(), other=short_end()),
+        "target": thing(mixture(), tensor=plane(), other=short_end()),
+    },
+    "exact_bridges.markovian_ends": lambda: {
+        "ends": thing(two_ends(), mixture=two_ends().as_mixture, one=short_end()),
+        "sigma": positive(0.7),
+        "steps": count(5),
     },
     "fields.check_callable": lambda: {"value": thing(velocity), "name": Argument("v", {})},
     "fields.check_count": lambda: {
@@ -1204,7 +1298,8 @@ LEFT_OUT = {
     ),
     "fields.flatten": "one line of arithmetic on a state that has been checked",
     **dict.fromkeys(
-        ["distributions.Observation", "paths.PathSample", "fields.VelocityField"],
+        ["bridges.BridgeSample", "distributions.Observation", "paths.PathSample"]
+        + ["fields.VelocityField"],
         "made by the package, or a type",
     ),
     "couplings.ConvergenceWarning": "a warning",
@@ -1236,6 +1331,7 @@ FINE = {
 NEEDS_SAMPLES = {
     *(f"couplings.{name}" for name in ("exact_ot", "independent", "sinkhorn", "within_labels")),
     *(f"couplings.{name}" for name in ("sinkhorn_kernel", "sinkhorn_log")),
+    "bridges.bridge_matching_loss",
     "diffusion.noise_prediction_loss",
     *(f"flow_maps.{name}_loss" for name in ("consistency", "improved_mean_flow")),
     *(f"flow_maps.{name}_loss" for name in ("lagrangian", "shortcut")),
