@@ -13,9 +13,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from fmtutorial import couplings, solvers
 from fmtutorial.assignment import assignment
+from fmtutorial.bridges import Bridge
 from fmtutorial.diffusion import solve_sde
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
+from fmtutorial.exact_bridges import ExactBridge
 from fmtutorial.guidance import guided
 from fmtutorial.metrics import mode_shares, relative_error
 from fmtutorial.networks import MLP
@@ -791,3 +793,93 @@ def test_gradient_of_the_other_divergence_needs_two_moments(page, draw, mixture)
     moved = weights.clone().requires_grad_()
     divergence = torch.distributions.kl_divergence(data, noisy_student("GaussianStudent", moved, t))
     same(gradient, torch.autograd.grad(divergence, moved)[0])
+
+
+# Bridges between two clouds of points: the page's own averages over pairs against the package's
+# mixture of bridges, whose ends are a mixture of pairs without any width.
+
+CLOUDS = """
+    const [x0, x1, x] = [a.x0, a.x1, a.x].map(points);
+    const field = new m.PlanField(x0, x1, a.plan, a.sigma);
+"""
+
+
+@pytest.fixture
+def clouds(draw):
+    x0, x1, x = normal(draw, 4, 2), normal(draw, 5, 2) + 1, normal(draw, 7, 2)
+    plan, sigma = uniform(draw, 4, 5), 0.4 + uniform(draw, 1).item()
+    plan = plan / plan.sum()
+    pairs = torch.stack([x0[:, None].expand(4, 5, 2), x1.expand(4, 5, 2)], dim=2).reshape(20, 2, 2)
+    ends = GaussianMixture(pairs, torch.zeros(20).double(), plan.flatten())
+    given = {"x0": x0, "x1": x1, "x": x, "plan": plan}
+    given = {name: value.tolist() for name, value in given.items()} | {"sigma": sigma}
+    return ExactBridge(Bridge(sigma), ends), x, given
+
+
+def test_field_of_a_plan(page, draw, clouds):
+    exact, x, given = clouds
+    t = 0.05 + 0.9 * uniform(draw, 1).item()
+    body = CLOUDS + "return [field.velocity(x, a.t), field.score(x, a.t), field.drift(x, a.t)];"
+    found = page(["bridges"], body, t=t, **given)
+    times = torch.full((7,), t, dtype=torch.float64)
+    for answer, function in zip(found, (exact, exact.score, exact.drift), strict=True):
+        same(answer, function(x, times))
+
+
+def test_steps_between_bridges(page, draw, clouds):
+    """A step to its end is exact for one pair; a short one follows the drift or the velocity."""
+    exact, x, given = clouds
+    t, s = 0.1 + 0.3 * uniform(draw, 2)
+    s, noise, h = t.item() + s.item(), normal(draw, 7, 2), 1e-5
+    body = (
+        CLOUDS
+        + """
+        const noise = points(a.noise);
+        const [begin, end] = [a.x0, a.x1].map((rows) => points(a.x.map(() => rows[0])));
+        const still = noise.map(() => 0);
+        const ends = field.ends(x, a.t);
+        return [
+          m.bridgeStep(x, end, a.t, a.s, a.sigma, noise),
+          m.flowStep(x, [begin, end], a.t, a.s),
+          m.bridgeStep(x, ends[1], a.t, a.t + a.h, a.sigma, still),
+          m.flowStep(x, ends, a.t, a.t + a.h),
+        ];
+    """
+    )
+    given |= {"t": t.item(), "s": s, "h": h, "noise": noise.tolist()}
+    stepped, flowed, drifted, moved = (
+        torch.tensor(rows, dtype=torch.float64).reshape(7, 2)
+        for rows in page(["bridges"], body, **given)
+    )
+    start, target = exact.ends.means[0, :, None].expand(2, 7, 2)
+    # Brownian motion from x at t, known to be at `end` at 1: a bridge on the time that is left
+    share = (s - t) / (1 - t)
+    rest = Bridge(given["sigma"] * (1 - t.item()) ** 0.5)
+    expected = rest.sample(x, target, share.expand(7), noise).x_t
+    torch.testing.assert_close(stepped, expected, **CLOSE)
+    kept = -exact.bridge.conditional_score(x, start, target, t.expand(7))
+    kept = kept * given["sigma"] * (t * (1 - t)).sqrt()
+    there = exact.bridge.sample(start, target, torch.full_like(x[:, 0], s), kept).x_t
+    torch.testing.assert_close(flowed, there, **CLOSE)
+    # the first order in h; the next is 1e-5 times second derivatives of a few tens
+    for end_of_step, field in ((drifted, exact.drift), (moved, exact)):
+        velocity = field(x, t.expand(7))
+        torch.testing.assert_close((end_of_step - x) / h, velocity, rtol=1e-3, atol=1e-3)
+
+
+def test_variance_and_partners_of_a_plan(page, draw, clouds):
+    """The variance of a mixture, and the entropy of each row, by PyTorch's own distributions."""
+    exact, _, given = clouds
+    t = uniform(draw, 1).item()
+    body = CLOUDS + "return [m.variance(x0, x1, a.plan, a.sigma, a.t), m.partners(a.plan)];"
+    found = page(["bridges"], body, t=t, **given)
+    first, last = exact.ends.means.unbind(dim=1)
+    width = given["sigma"] * (t * (1 - t)) ** 0.5
+    places = (1 - t) * first + t * last
+    parts = torch.distributions.Normal(places, torch.full_like(places, width))
+    parts = torch.distributions.Independent(parts, 1)
+    plan = torch.tensor(given["plan"], dtype=torch.float64)
+    mix = torch.distributions.Categorical(plan.flatten())
+    spread = torch.distributions.MixtureSameFamily(mix, parts).variance.sum()
+    number = torch.distributions.Categorical(plan).entropy().exp().mean()
+    same(found, torch.stack([spread, number]))

@@ -1,6 +1,6 @@
 // Chapter 13: noisy paths between two clouds. Points that know their partner, points that follow
 // the average drift, and points that follow the velocity without noise have one density at every
-// time. Only for the plan with ε = 2σ² do the first two also agree on who ends where.
+// time. Only for the plan with ρ = 2σ² do the first two also agree on who ends where.
 
 import {
   PlanField, bridgeStep, flowStep, partners, variance,
@@ -26,7 +26,7 @@ const TARGETS = {
   ring: moved(ring(8, 1.4, 0.1), 1.5),
 };
 const PLANS = {
-  entropic: "entropic, ε = 2σ²",
+  entropic: "entropic, ρ = 2σ²",
   independent: "independent",
   cheapest: "cheapest, without noise",
 };

@@ -214,8 +214,8 @@ EXERCISES = (
             "The covariance has σ² for σ⁴ under the root.": _marginal(
                 lambda a, b, s: ((4 * a**2 * b**2 + s**2).sqrt() - s**2) / 2
             ),
-            "This is the covariance of the plan for ε = σ². The cost is the squared distance "
-            "without a half, and so ε = 2σ².": _marginal(
+            "This is the covariance of the plan for ρ = σ². The cost is the squared distance "
+            "without a half, and so ρ = 2σ².": _marginal(
                 lambda a, b, s: ((16 * a**2 * b**2 + s**4).sqrt() - s**2) / 4
             ),
             "The standard deviations are taken for variances. Square them.": _marginal(
