@@ -37,9 +37,8 @@ def plan_drift(x: Tensor, t: Tensor, x0: Tensor, x1: Tensor, plan: Tensor, sigma
 def _aim(x: Tensor, t: Tensor, x0: Tensor, x1: Tensor, log_plan: Tensor, sigma: Tensor) -> Tensor:
     """Mean of the end of the bridges through one place."""
     miss = x - (1 - t) * x0.unsqueeze(1) - t * x1
-    log_weight = log_plan - miss.square().reshape(*log_plan.shape, -1).sum(dim=2) / (
-        2 * sigma**2 * t * (1 - t)
-    )
+    square = miss.square().reshape(*log_plan.shape, -1).sum(dim=2)
+    log_weight = log_plan - square / (2 * sigma**2 * t * (1 - t))
     share = torch.exp(log_weight - log_weight.logsumexp(dim=(0, 1))).sum(dim=0)
     return torch.tensordot(share, x1, dims=1)
 

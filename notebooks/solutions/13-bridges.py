@@ -159,13 +159,13 @@ def returned(plan):
         x = x + h * plan_drift(x, t, starts, ends, plan, sigma)
         x = x + sigma * torch.sqrt(h * (left - h) / left) * noise[k]
     j = squared_distances(x, ends).argmin(dim=1)
-    counts = torch.bincount(12 * i + j, minlength=144).double()
+    counts = torch.bincount(12 * i + j, minlength=12 * 12).double()
     return counts.reshape(12, 12) / len(i)
 
 
 # %% tags=["solution"]
 plans = {
-    "alike": torch.full((12, 12), 1 / 144, dtype=torch.float64),
+    "alike": torch.full((12, 12), 1 / 12**2, dtype=torch.float64),
     "entropic": sinkhorn_log(squared_distances(starts, ends), 2.0, 1000),
     "sorted": torch.eye(12, dtype=torch.float64) / 12,
 }
