@@ -663,9 +663,9 @@ def from_plans(source, target, sigma, points=128, pairs=256):
 source, target = (
     Gaussian(law.mean.float(), law.covariance.float()) for law in (begin, end)
 )
-by_plan = fit(from_plans(source, target, 1.0), 1.0, 500)
+by_plan = fit(from_plans(source, target, 1.0), 1.0, 400)
 apart_draw = lambda: (source.sample(256, generator), target.sample(256, generator))  # noqa: E731
-by_chance = fit(apart_draw, 1.0, 500)
+by_chance = fit(apart_draw, 1.0, 400)
 
 # %% [markdown]
 # **Check 13.16** (against the closed forms). Each network must be near its own truth, the bridge of Schrödinger or that of independent ends, and farther from the other one. Relative errors over points of the bridge. A plan of 128 points is not the plan of the laws, but for this noise and in the plane it is near.
@@ -709,17 +709,17 @@ for name, other in (("plan", "chance"), ("chance", "plan")):
     assert own[2] < 0.06 and 1.5 * own[2] < far[2] and own[1] < 0.2
 
 # %% [markdown]
-# **Check 13.17** (clouds without a formula). Eight Gaussians to two moons, $\sigma=1$. Neither has a closed plan with the other. The samples must come nearer to the moons than a tenth of where they start, in energy distance, by the SDE forward; and back to the eight Gaussians by the SDE backward.
+# **Check 13.17** (clouds without a formula). Eight Gaussians to two moons, $\sigma=\frac12$. No plan between them is known in closed form. The samples must come nearer to the moons than a fifth of where they start, in energy distance, by the SDE forward; and back to the eight Gaussians by the SDE backward.
 
 # %%
 eight, moons = distributions.eight_gaussians(), distributions.two_moons()
-learned = fit(from_plans(eight, moons, 1.0), 1.0, 700)
-ahead, back = drifts(*learned, 1.0)
-steps = torch.linspace(0, 1, 61)
+learned = fit(from_plans(eight, moons, 0.5), 0.5, 600)
+ahead, back = drifts(*learned, 0.5)
+steps = torch.linspace(0, 1, 101)
 born, arrived = eight.sample(1500, generator), moons.sample(1500, generator)
 with torch.no_grad():
-    there = solve_bridge(ahead, born, steps, 1.0, generator)
-    again = solve_bridge(back, arrived, steps.flip(0), 1.0, generator)
+    there = solve_bridge(ahead, born, steps, 0.5, generator)
+    again = solve_bridge(back, arrived, steps.flip(0), 0.5, generator)
 far = energy_distance(born, arrived)
 gaps = {"moons": energy_distance(there.last, arrived)}
 gaps["eight Gaussians"] = energy_distance(again.last, born)
@@ -731,13 +731,13 @@ for name, gap in gaps.items():
 record("distance_start", f"{far:.1f}")
 
 # %%
-print("both ways:", max(gaps.values()) < 0.15 * far)
-assert max(gaps.values()) < 0.15 * far
+print("both ways:", max(gaps.values()) < 0.2 * far)
+assert max(gaps.values()) < 0.2 * far
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["forward", "backward"], extent=7.5)
-plotting.draw_trajectories(axes[0], there.states[:, :60])
-plotting.draw_trajectories(axes[1], again.states[:, :60])
+plotting.draw_trajectories(axes[0], there.states[:, :40])
+plotting.draw_trajectories(axes[1], again.states[:, :40])
 for ax, made in zip(axes, (there, again), strict=True):
     plotting.draw_samples(ax, made.last[:800], plotting.DATA, size=2)
 plotting.show(
@@ -748,7 +748,7 @@ plotting.show(
 )
 
 # %% [markdown]
-# *Figure 13.3.* A learned bridge between eight Gaussians and two moons. Left: sixty paths of the SDE forward, and where 800 end. Right: backward, from the moons.
+# *Figure 13.3.* A learned bridge between eight Gaussians and two moons. Left: forty paths of the SDE forward, and where 800 end. Right: backward, from the moons.
 #
 # ## Snapshots
 #
@@ -916,7 +916,7 @@ for ax, t in zip(axes, (0.25, 0.5), strict=True):
     if t == 0.25:
         curve = law_between(fits[3], t).cpu() / width
         ax.plot(well.cpu(), curve, color=plotting.MODEL, label="three")
-    ax.set(xlabel="x", yticks=[], ylim=(0, 0.95))
+    ax.set(xlabel="x", yticks=[], ylim=(0, 1.2))
 axes[0].legend(fontsize=7)
 plotting.show(
     figure,
@@ -950,11 +950,11 @@ for n in (1, 2, 4, 8, 16):
     piece = gaussian_ends(rest, rest, math.sqrt(1 / n)).covariance[:2, 2:]
     chain = torch.matrix_power(piece, n)
     turned.append((chain - true_ends).norm().item() / true_ends.norm().item())
-    unturned.append((chain - math.exp(-0.5) * one).norm().item())
+    unturned.append((chain / math.exp(-0.5) - one).norm().item() / math.sqrt(2))
 print(f"pairs off by {100 * turned[0]:.0f} % with 2 snapshots,", end=" ")
 print(f"by {100 * turned[-1]:.0f} % with 17")
-print("without the rotation it is right in the limit:", unturned[-1] < 0.001)
-assert turned[-1] > 1 and unturned[-1] < 0.001
+print("without the rotation it is right in the limit:", unturned[-1] < 0.002)
+assert turned[-1] > 1 and unturned[-1] < 0.002
 record("turned", f"{100 * turned[-1]:.0f}\u00a0%")
 
 # %% tags=["hide-input"]
@@ -962,11 +962,14 @@ figure, axes = plotting.panels(["double well", "rotation"])
 numbers = list(found)
 axes[0].loglog(numbers, [r[1] for r in found.values()], "o-", color=plotting.MODEL)
 axes[0].loglog(numbers, [r[2] for r in found.values()], "s-", color=plotting.DATA)
-axes[0].text(3.3, 0.07, "pairs", color=plotting.MODEL)
-axes[0].text(5, 0.6, "drift", color=plotting.DATA)
+axes[0].text(4.2, 0.05, "pairs", color=plotting.MODEL)
+axes[0].text(6, 0.65, "drift", color=plotting.DATA)
 axes[1].loglog(numbers, turned, "o-", color=plotting.MODEL)
+axes[1].loglog(numbers, unturned, "^-", color=plotting.NOISE)
+axes[1].text(2.2, 0.6, "pairs, beside the truth", color=plotting.MODEL)
+axes[1].text(3.6, 0.005, "without its rotation", color=plotting.NOISE)
 for ax in axes:
-    ax.set(xlabel="snapshots", ylim=(4e-4, 3), xticks=numbers, xticklabels=numbers)
+    ax.set(xlabel="snapshots", ylim=(3e-5, 4), xticks=numbers, xticklabels=numbers)
     ax.minorticks_off()
 axes[0].set_ylabel("error")
 plotting.show(
@@ -974,7 +977,7 @@ plotting.show(
     "snapshots",
     "Errors against the number of snapshots, on logarithmic scales. For the double "
     "well those of the pairs and of the drift fall. For the rotation the error of the "
-    "pairs stays above one.",
+    "pairs stays above one; beside the same process without its rotation it falls.",
 )
 
 # %% [markdown]
