@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Exercises: Bridges
 #
-# You write what [SF]²M regresses on, the Schrödinger bridge between two Gaussians, and the drift of the process that a plan and Brownian bridges make together. You need the sections on the Brownian bridge, on the Gaussian bridge and on the Markov process of a plan. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
+# You write what [SF]²M regresses on, the Schrödinger bridge between two Gaussians, and the drift of a mixture of bridges between points that a plan pairs. You need the excursion's sections on one bridge, on mixtures of bridges, on Gaussians and, for the experiment, on fitting again and again. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
 #
 # Work with `torch` alone. The law at $t=0$ is that of `x0`, the law at $t=1$ that of `x1`. States have the shape $(B,\dots)$: numbers, points or images. Times have the shape $(B,)$, one for each sample, with $0<t<1$. The noise level $\sigma>0$ is one number, `sigma`, of shape `()`.
 
@@ -80,7 +80,7 @@ check("bridges.gaussian_bridge", gaussian_bridge)
 #
 # $$b_t(x)=\frac{\sum_{ij}w_{ij}\,x_1^{(j)}-x}{1-t}.$$
 #
-# It is what a network would learn, and a process that has this drift for all its particles needs no pairs any more.
+# It is what a network would learn, and a process that has this drift for all its particles needs no pairs any more: it is the Markovian projection of the mixture.
 #
 # Return $b_t(x)$ for `x` of shape $(B,\dots)$ and `t` of shape $(B,)$. `x0` has the shape $(N,\dots)$, `x1` $(M,\dots)$ and `plan` $(N,M)$. In some cases $x$ is so far from all the bridges that every exponential above is zero in floating point. Your function must work there too.
 
