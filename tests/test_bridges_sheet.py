@@ -117,14 +117,19 @@ def test_drift_pulls_to_where_the_future_is_likelier(points):
         likely.append(future.detach() + log_density(x, begin, SIGMA**2 * like(t, x)))
     weights = torch.stack(likely).softmax(dim=0)
     expected = torch.stack([like(w, x) * d for w, d in zip(weights, drifts, strict=True)]).sum(0)
-    torch.testing.assert_close(bridges.plan_drift(x, t, x0, x1, plan, SIGMA), expected)
+    forward, backward = bridges.plan_drifts(x, t, x0, x1, plan, SIGMA)
+    torch.testing.assert_close(forward, expected)
+    # the film backwards is the mixture with its ends exchanged
+    mirrored = bridges.plan_drifts(x, 1 - t, x1, x0, plan.T, SIGMA)
+    torch.testing.assert_close(-backward, mirrored[0])
 
 
 @pytest.mark.parametrize("points", SHAPES, indirect=True)
-def test_drift_of_one_pair_is_that_of_its_bridge(points):
+def test_drifts_of_one_pair_are_those_of_its_bridge(points):
     x, t, x0, x1, _ = points
-    found = bridges.plan_drift(x, t, x0[:1], x1[:1], torch.ones(1, 1).double(), SIGMA)
-    torch.testing.assert_close(found, (x1[:1] - x) / (1 - like(t, x)))
+    found = bridges.plan_drifts(x, t, x0[:1], x1[:1], torch.ones(1, 1).double(), SIGMA)
+    torch.testing.assert_close(found[0], (x1[:1] - x) / (1 - like(t, x)))
+    torch.testing.assert_close(found[1], (x - x0[:1]) / like(t, x))
 
 
 # Other ways of writing the same, as students will.
@@ -185,7 +190,7 @@ def pair_by_pair(x, t, x0, x1, plan, sigma):
             miss = x - (1 - time) * x0[i] - time * x1[j]
             square = (miss**2).reshape(len(x), -1).sum(1)
             logs.append(torch.log(plan[i, j]) - square / (2 * sigma**2 * t * (1 - t)))
-            drifts.append((x1[j] - x) / (1 - time))
+            drifts.append(torch.stack([(x1[j] - x) / (1 - time), (x - x0[i]) / time]))
     logs = torch.stack(logs)
     weights = torch.exp(logs - logs.max(dim=0).values)
     weights = weights / weights.sum(dim=0)
@@ -200,8 +205,11 @@ def by_density(x, t, x0, x1, plan, sigma):
         law = torch.distributions.Normal(means, sigma * (s * (1 - s)).sqrt())
         log = plan.reshape(-1).log() + law.log_prob(place).sum(dim=1)
         weights = torch.softmax(log, dim=0)
-        rows.append((weights @ end.repeat(len(begin), 1) - place) / (1 - s))
-    return torch.stack(rows).reshape(x.shape)
+        aim, origin = end.repeat(len(begin), 1), begin.repeat_interleave(len(end), dim=0)
+        rows.append(
+            torch.stack([(weights @ aim - place) / (1 - s), (place - weights @ origin) / s])
+        )
+    return torch.stack(rows, dim=1).reshape(2, *x.shape)
 
 
 def by_the_expanded_square(x, t, x0, x1, plan, sigma):
@@ -213,8 +221,11 @@ def by_the_expanded_square(x, t, x0, x1, plan, sigma):
     square = square + (means**2).sum(-1)
     log = plan.log()[None] - square / (2 * sigma**2 * s * (1 - s))
     weights = torch.exp(log - torch.logsumexp(log, dim=(1, 2), keepdim=True))
-    aim = torch.einsum("bnm,md->bd", weights, c)
-    return ((aim - a) / (1 - t)[:, None]).reshape(x.shape)
+    forward = torch.einsum("bnm,bnmd->bd", weights, (c - a[:, None, None]) / (1 - s[..., None]))
+    variance = sigma**2 * s * (1 - s)
+    score = torch.einsum("bnm,bnmd->bd", weights / variance, means - a[:, None, None])
+    backward = forward - sigma**2 * score
+    return torch.stack([forward, backward]).reshape(2, *x.shape)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +236,9 @@ def by_the_expanded_square(x, t, x0, x1, plan, sigma):
         ("bridge_targets", by_autograd),
         ("gaussian_bridge", by_the_middle),
         ("gaussian_bridge", one_by_one),
-        ("plan_drift", pair_by_pair),
-        ("plan_drift", by_density),
-        ("plan_drift", by_the_expanded_square),
+        ("plan_drifts", pair_by_pair),
+        ("plan_drifts", by_density),
+        ("plan_drifts", by_the_expanded_square),
     ],
 )
 def test_other_ways_of_writing_it_are_right(name, function):
@@ -243,17 +254,18 @@ def test_mistakes_are_named_in_other_words_too():
         return torch.stack([x, (x1 - x) / (1 - like(t, x)), score])
 
     def without_logarithms(x, t, x0, x1, plan, sigma):
-        time, total, mass = like(t, x), 0, 0
+        time, first, last, mass = like(t, x), 0, 0, 0
         for i in range(len(x0)):
             for j in range(len(x1)):
                 miss = (x - (1 - time) * x0[i] - time * x1[j]).reshape(len(x), -1)
                 weight = plan[i, j] * torch.exp(-(miss**2).sum(1) / (2 * sigma**2 * t * (1 - t)))
-                total, mass = total + like(weight, x) * x1[j], mass + like(weight, x)
-        return (total / mass - x) / (1 - time)
+                weight = like(weight, x)
+                first, last, mass = first + weight * x0[i], last + weight * x1[j], mass + weight
+        return torch.stack([(last / mass - x) / (1 - time), (x - first / mass) / time])
 
     for name, function, hint in (
         ("bridge_targets", forward, "This is the forward drift"),
-        ("plan_drift", without_logarithms, "Take the softmax of their logarithms"),
+        ("plan_drifts", without_logarithms, "Take the softmax of their logarithms"),
     ):
         exercise = EXERCISES[f"bridges.{name}"]
         assert hint in judge(exercise, outcomes(exercise, function, 0), 0).text

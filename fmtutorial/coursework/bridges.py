@@ -28,19 +28,22 @@ def gaussian_bridge(
     return torch.stack([mean0 + time * (mean1 - mean0), variance])
 
 
-def plan_drift(x: Tensor, t: Tensor, x0: Tensor, x1: Tensor, plan: Tensor, sigma: Tensor) -> Tensor:
-    """Return the drift of the Markov process of all bridges between points paired by a plan."""
-    rows = [_aim(place, time, x0, x1, plan.log(), sigma) for place, time in zip(x, t, strict=True)]
-    return (torch.stack(rows) - x) / (1 - expand_time(t, x))
+def plan_drifts(
+    x: Tensor, t: Tensor, x0: Tensor, x1: Tensor, plan: Tensor, sigma: Tensor
+) -> Tensor:
+    """Return both drifts of the mixture of bridges between points that a plan pairs."""
+    each = zip(x, t, strict=True)
+    return torch.stack([_at(place, time, x0, x1, plan, sigma) for place, time in each], dim=1)
 
 
-def _aim(x: Tensor, t: Tensor, x0: Tensor, x1: Tensor, log_plan: Tensor, sigma: Tensor) -> Tensor:
-    """Mean of the end of the bridges through one place."""
+def _at(x: Tensor, t: Tensor, x0: Tensor, x1: Tensor, plan: Tensor, sigma: Tensor) -> Tensor:
+    """Both drifts at one place, from the mean start and the mean end of bridges through it."""
     miss = x - (1 - t) * x0.unsqueeze(1) - t * x1
-    square = miss.square().reshape(*log_plan.shape, -1).sum(dim=2)
-    log_weight = log_plan - square / (2 * sigma**2 * t * (1 - t))
-    share = torch.exp(log_weight - log_weight.logsumexp(dim=(0, 1))).sum(dim=0)
-    return torch.tensordot(share, x1, dims=1)
+    square = miss.square().reshape(*plan.shape, -1).sum(dim=2)
+    log_weight = plan.log() - square / (2 * sigma**2 * t * (1 - t))
+    share = torch.exp(log_weight - log_weight.logsumexp(dim=(0, 1)))
+    begin, end = (torch.tensordot(share.sum(1 - k), y, dims=1) for k, y in enumerate((x0, x1)))
+    return torch.stack([(end - x) / (1 - t), (x - begin) / t])
 
 
 def _root(t: Tensor) -> Tensor:
@@ -93,32 +96,33 @@ def _normalised(log_weights: Tensor) -> Tensor:
     return log_weights.flatten(1).softmax(dim=1).reshape(log_weights.shape)
 
 
-def _drift(
+def _drifts(
     center: Function = lambda t, x0, x1: (1 - t) * x0 + t * x1,
     variance: Function = lambda t, s: s**2 * t * (1 - t),
     size: Function = lambda miss: miss.square().sum(dim=3),
     before: Function = torch.log,
     normalise: Function = _normalised,
-    aim: Function = lambda x, t, x0, x1: (x1 - x) / (1 - t),
+    forward: Function = lambda x, t, x0, x1: (x1 - x) / (1 - t),
+    backward: Function = lambda x, t, x0, x1: (x - x0) / t,
     expand: bool = True,
 ) -> Function:
-    """Make a drift with switches for mistakes; the weights have the shape (B, N, M)."""
+    """Make the drifts with switches for mistakes; the weights have the shape (B, N, M)."""
 
-    def drift(x: Tensor, t: Tensor, x0: Tensor, x1: Tensor, plan: Tensor, s: Tensor) -> Tensor:
+    def drifts(x: Tensor, t: Tensor, x0: Tensor, x1: Tensor, plan: Tensor, s: Tensor) -> Tensor:
         place = x.reshape(len(x), 1, 1, -1)
         begin, end = x0.reshape(len(x0), 1, -1), x1.reshape(len(x1), -1)
         time = t.reshape(-1, 1, 1, 1) if expand else t
         square = size(place - center(time, begin, end))
         weights = normalise(before(plan) - square / (2 * variance(t, s)).reshape(-1, 1, 1))
-        drifts = weights.unsqueeze(3) * aim(place, time, begin, end)
-        return drifts.sum(dim=(1, 2)).reshape(x.shape)
+        both = [toward(place, time, begin, end) for toward in (forward, backward)]
+        means = [(weights.unsqueeze(3) * each).sum(dim=(1, 2)) for each in both]
+        return torch.stack([mean.reshape(x.shape) for mean in means])
 
-    return drift
+    return drifts
 
 
 def _pair(draw: Draw) -> tuple:
-    sigma = draw.uniform(0.3, 0.8)
-    return draw.normal(), draw.normal(), draw.normal(), draw.times(), sigma
+    return *(draw.normal() for _ in range(3)), draw.times(), draw.uniform(0.3, 0.8)
 
 
 def _gaussians(draw: Draw) -> tuple:
@@ -158,9 +162,6 @@ EXERCISES = (
             ),
             "The noise of the state is multiplied by its variance. Take the root, of t(1 − t) "
             "and of σ².": _targets(width=lambda t, s: s**2 * t * (1 - t)),
-            "The noise of the state lacks the root: its variance is σ²t(1 − t).": _targets(
-                width=lambda t, s: s * t * (1 - t)
-            ),
             "The noise of the state grows until t = 1. A bridge is pinned at x1 too: its variance "
             "is σ²t(1 − t).": _targets(width=lambda t, s: s * t.sqrt()),
             "The velocity is that of the mean alone. The noise has a factor that changes with "
@@ -201,13 +202,8 @@ EXERCISES = (
             "The variance of the bridges themselves, σ²t(1 − t), is missing.": _marginal(
                 noise=lambda t, s: 0 * t
             ),
-            "This is optimal transport, without any noise: the covariance is not a b, and the "
-            "bridges have a variance too.": _marginal(lambda a, b, s: a * b, lambda t, s: 0 * t),
             "The covariance of the ends comes twice in the variance of a sum.": _marginal(
                 cross=1.0
-            ),
-            "The covariance has the wrong sign before σ². Noise makes the ends less dependent.": (
-                _marginal(lambda a, b, s: ((4 * a**2 * b**2 + s**4).sqrt() + s**2) / 2)
             ),
             "The covariance lacks its factor ½.": _marginal(cross=4.0),
             "The covariance has σ² for σ⁴ under the root.": _marginal(
@@ -228,45 +224,51 @@ EXERCISES = (
         },
     ),
     Exercise(
-        "bridges.plan_drift",
-        plan_drift,
+        "bridges.plan_drifts",
+        plan_drifts,
         _plans,
         {
             "The plan is forgotten: every pair counts alike. Its entries are the weights before "
-            "anyone looks at x.": _drift(before=torch.zeros_like),
+            "anyone looks at x.": _drifts(before=torch.zeros_like),
             "The weights are those of the plan, wherever x is. A pair counts more if its bridge "
-            "passes near x.": _drift(variance=lambda t, s: torch.full_like(t, torch.inf)),
+            "passes near x.": _drifts(variance=lambda t, s: torch.full_like(t, torch.inf)),
             "The weights are normalised for each start by itself. All pairs compete: divide by "
-            "the sum over both.": _drift(normalise=lambda w: w.softmax(dim=2) / w.shape[1]),
+            "the sum over both.": _drifts(normalise=lambda w: w.softmax(dim=2) / w.shape[1]),
             "The weights do not sum to 1. Divide by their sum over all pairs.": (
-                _drift(normalise=torch.exp)
+                _drifts(normalise=torch.exp)
             ),
             "It works only where the weights are not all zero; elsewhere this divides zero by "
-            "zero. Take the softmax of their logarithms.": _drift(
+            "zero. Take the softmax of their logarithms.": _drifts(
                 normalise=lambda w: w.exp() / w.exp().sum(dim=(1, 2), keepdim=True)
             ),
-            "The exponent lacks its ½: it is the square over twice the variance.": _drift(
+            "The exponent lacks its ½: it is the square over twice the variance.": _drifts(
                 variance=lambda t, s: s**2 * t * (1 - t) / 2
             ),
             "The variance is σ²t, that of a Brownian motion. A bridge is pinned at both ends: "
-            "σ²t(1 − t).": _drift(variance=lambda t, s: s**2 * t),
+            "σ²t(1 − t).": _drifts(variance=lambda t, s: s**2 * t),
             "The squares are averaged over the entries of an event. A squared distance is their "
-            "sum.": _drift(size=lambda miss: miss.square().mean(dim=3)),
-            "x0 and x1 are exchanged in the mean of a bridge. At t = 0 it is at x0.": _drift(
+            "sum.": _drifts(size=lambda miss: miss.square().mean(dim=3)),
+            "x0 and x1 are exchanged in the mean of a bridge. At t = 0 it is at x0.": _drifts(
                 lambda t, x0, x1: t * x0 + (1 - t) * x1
             ),
-            "This is the average of x1 − x0. The drift points from x to x1, and is divided by "
-            "the time that is left.": _drift(aim=lambda x, t, x0, x1: x1 - x0),
-            "The distance to the end is not divided by the time that is left, 1 − t.": _drift(
-                aim=lambda x, t, x0, x1: x1 - x
+            "The forward drift is the average of x1 − x0. It points from x to x1, and is divided "
+            "by the time that is left.": _drifts(forward=lambda x, t, x0, x1: x1 - x0),
+            "The distance to the end is not divided by the time that is left, 1 − t.": _drifts(
+                forward=lambda x, t, x0, x1: x1 - x
             ),
-            "The distance to the end is divided by the time that has passed. 1 − t is left.": (
-                _drift(aim=lambda x, t, x0, x1: (x1 - x) / t)
+            "Each drift is divided by the time of the other: 1 − t is left, and t has passed.": (
+                _drifts(
+                    forward=lambda x, t, x0, x1: (x1 - x) / t,
+                    backward=lambda x, t, x0, x1: (x - x0) / (1 - t),
+                )
             ),
-            "This is the backward drift, away from x0. The forward drift leads to x1.": _drift(
-                aim=lambda x, t, x0, x1: (x - x0) / t
+            "The backward drift has the wrong sign. It is multiplied by −h in a step back, and so "
+            "points away from x0.": _drifts(backward=lambda x, t, x0, x1: (x0 - x) / t),
+            "The two drifts are exchanged. The forward one comes first.": _drifts(
+                forward=lambda x, t, x0, x1: (x - x0) / t,
+                backward=lambda x, t, x0, x1: (x1 - x) / (1 - t),
             ),
-            BROADCAST: _drift(expand=False),
+            BROADCAST: _drifts(expand=False),
         },
         points=2,
     ),

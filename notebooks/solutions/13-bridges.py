@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Exercises: Bridges
 #
-# You write what [SF]²M regresses on, the Schrödinger bridge between two Gaussians, and the drift of a mixture of bridges between points that a plan pairs. You need the excursion's sections on one bridge, on mixtures of bridges, on Gaussians and, for the experiment, on fitting again and again. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
+# You write what [SF]²M regresses on, the Schrödinger bridge between two Gaussians, and the drifts of a mixture of bridges between points that a plan pairs. You need the excursion's sections on one bridge, on mixtures of bridges, on Gaussians and, for the experiment, on fitting again and again. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
 #
 # Work with `torch` alone. The law at $t=0$ is that of `x0`, the law at $t=1$ that of `x1`. States have the shape $(B,\dots)$: numbers, points or images. Times have the shape $(B,)$, one for each sample, with $0<t<1$. The noise level $\sigma>0$ is one number, `sigma`, of shape `()`.
 
@@ -80,37 +80,38 @@ def gaussian_bridge(mean0, std0, mean1, std1, sigma, t):
 check("bridges.gaussian_bridge", gaussian_bridge)
 
 # %% [markdown]
-# ## The drift that a plan makes (2 points)
+# ## The drifts that a plan makes (2 points)
 #
 # Now there are $N$ points $x_0^{(i)}$ and $M$ points $x_1^{(j)}$, and a plan $P_{ij}>0$ with the sum 1 says how often each two are a pair. Between the two of a pair runs a Brownian bridge of noise $\sigma$. Someone sees at time $t$ a particle at $x$, and does not know its pair. The pair is $(i,j)$ with a probability $w_{ij}$ that is proportional to $P_{ij}$ times the density of that bridge at $x$:
 #
 # $$w_{ij}\ \propto\ P_{ij}\;\exp\Bigl(-\frac{\lVert x-(1-t)\,x_0^{(i)}-t\,x_1^{(j)}\rVert^2}{2\,\sigma^2\,t(1-t)}\Bigr).$$
 #
-# A bridge that ends at $x_1$ drifts by $(x_1-x)/(1-t)$. On average the particle drifts by
+# A bridge that ends at $x_1$ drifts by $(x_1-x)/(1-t)$. Averaged over the pairs, the **forward drift** is
 #
 # $$b_t(x)=\frac{\sum_{ij}w_{ij}\,x_1^{(j)}-x}{1-t}.$$
 #
-# It is what a network would learn, and a process that has this drift for all its particles needs no pairs any more: it is the Markovian projection of the mixture.
+# It is what a network would learn, and a process that has this drift for all its particles needs no pairs any more: it is the Markovian projection of the mixture. A film of the mixture that is shown backwards has a drift too. A step from $t$ to $t-h$ moves a particle by $-h$ times the **backward drift**, the average of $(x-x_0)/t$.
 #
-# Return $b_t(x)$ for `x` of shape $(B,\dots)$ and `t` of shape $(B,)$. `x0` has the shape $(N,\dots)$, `x1` $(M,\dots)$ and `plan` $(N,M)$. In some cases $x$ is so far from all the bridges that every exponential above is zero in floating point. Your function must work there too.
+# Return the forward and the backward drift at `x` of shape $(B,\dots)$ and `t` of shape $(B,)$, as one tensor of shape $(2,B,\dots)$. `x0` has the shape $(N,\dots)$, `x1` $(M,\dots)$ and `plan` $(N,M)$. The excursion has a short program for one of the two, in the plane and at one time. In some cases here $x$ is so far from all the bridges that every exponential above is zero in floating point. Your function must work there too.
 
 
 # %%
-def plan_drift(x, t, x0, x1, plan, sigma):
-    """Return the drift, shaped like x; plan has shape (N, M)."""
+def plan_drifts(x, t, x0, x1, plan, sigma):
+    """Return forward and backward drift, (2, B, ...); plan has shape (N, M)."""
     # BEGIN SOLUTION
     time = t.reshape(-1, 1, 1)
     place, begin, end = (a.reshape(len(a), -1) for a in (x, x0, x1))
     mean = (1 - time[..., None]) * begin[:, None] + time[..., None] * end
     square = (place[:, None, None] - mean).square().sum(dim=3)
     log_weights = plan.log() - square / (2 * sigma**2 * time * (1 - time))
-    weights = torch.softmax(log_weights.flatten(1), dim=1).reshape(square.shape)
-    aim = weights.sum(dim=1) @ end
-    return ((aim - place) / (1 - t)[:, None]).reshape(x.shape)
+    weights = log_weights.flatten(1).softmax(dim=1).reshape(square.shape)
+    forward = (weights.sum(dim=1) @ end - place) / (1 - t)[:, None]
+    backward = (place - weights.sum(dim=2) @ begin) / t[:, None]
+    return torch.stack([forward, backward]).reshape(2, *x.shape)
     # END SOLUTION
 
 
-check("bridges.plan_drift", plan_drift)
+check("bridges.plan_drifts", plan_drifts)
 
 # %% [markdown]
 # ## An experiment: which pairs come back?
@@ -156,7 +157,7 @@ def returned(plan):
     x = bridge_targets(starts[i], ends[j], noise[0], times[1].expand(len(i)), sigma)[0]
     for k in range(1, 50):
         t, h, left = times[k].expand(len(i)), times[k + 1] - times[k], 1 - times[k]
-        x = x + h * plan_drift(x, t, starts, ends, plan, sigma)
+        x = x + h * plan_drifts(x, t, starts, ends, plan, sigma)[0]
         x = x + sigma * torch.sqrt(h * (left - h) / left) * noise[k]
     j = squared_distances(x, ends).argmin(dim=1)
     counts = torch.bincount(12 * i + j, minlength=12 * 12).double()
