@@ -2,9 +2,7 @@
 // the average drift, and points that follow the velocity without noise have one density at every
 // time. Only for the plan with ρ = 2σ² do the first two also agree on who ends where.
 
-import {
-  PlanField, bridgeStep, flowStep, partners, variance,
-} from "./bridges.js";
+import { PlanField, bridgeStep, flowStep, partners, variance } from "./bridges.js";
 import { Chart } from "./chart.js";
 import { assignment, drawn, sinkhornLog, squaredDistances } from "./couplings.js";
 import { moons, points, ring } from "./exact.js";
@@ -41,6 +39,12 @@ function moved(target, far) {
   return { ...target, means: target.means.map((value, i) => (i % 2 ? value : value + far)) };
 }
 
+/** Points from low to high. */
+function sorted(x) {
+  const places = Array.from({ length: x.length / 2 }, (_, i) => [x[2 * i], x[2 * i + 1]]);
+  return Float64Array.from(places.sort((a, b) => a[1] - b[1]).flat());
+}
+
 /** Of start and end, from the variance at time t of the points on the lines between them. */
 const covariance = (variance) => 2 * variance(1 / 2) - (variance(0) + variance(1)) / 2;
 
@@ -65,7 +69,8 @@ export function start(element) {
   function draw() {
     const uniform = generator(seed);
     shape = normal(uniform, 2 * COUNT).map((value) => SPREAD * value);
-    x1 = sample(target, uniform, COUNT);
+    // in the order of height, so that the partners of a point are drawn from low to high
+    x1 = sorted(sample(target, uniform, COUNT));
     // one number in each of equal strata, so that every point of the first cloud starts as often
     chance = Float64Array.from({ length: MOVING }, (_, k) => (k + uniform()) / MOVING);
     noises = TIMES.map(() => normal(uniform, 2 * MOVING));

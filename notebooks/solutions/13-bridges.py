@@ -99,12 +99,11 @@ check("bridges.gaussian_bridge", gaussian_bridge)
 def plan_drifts(x, t, x0, x1, plan, sigma):
     """Return forward and backward drift, (2, B, ...); plan has shape (N, M)."""
     # BEGIN SOLUTION
-    time = t.reshape(-1, 1, 1)
+    time = t.reshape(-1, 1, 1, 1)
     place, begin, end = (a.reshape(len(a), -1) for a in (x, x0, x1))
-    mean = (1 - time[..., None]) * begin[:, None] + time[..., None] * end
-    square = (place[:, None, None] - mean).square().sum(dim=3)
-    log_weights = plan.log() - square / (2 * sigma**2 * time * (1 - time))
-    weights = log_weights.flatten(1).softmax(dim=1).reshape(square.shape)
+    miss = place[:, None, None] - (1 - time) * begin[:, None] - time * end
+    square = miss.square().sum(dim=3) / (2 * sigma**2 * (time * (1 - time))[..., 0])
+    weights = (plan.log() - square).flatten(1).softmax(dim=1).reshape(square.shape)
     forward = (weights.sum(dim=1) @ end - place) / (1 - t)[:, None]
     backward = (place - weights.sum(dim=2) @ begin) / t[:, None]
     return torch.stack([forward, backward]).reshape(2, *x.shape)
