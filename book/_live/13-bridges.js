@@ -45,6 +45,12 @@ function sorted(x) {
   return Float64Array.from(places.sort((a, b) => a[1] - b[1]).flat());
 }
 
+/** Noise and its opposite for two points at a time, so that it favours no side of a start. */
+function opposite(noise) {
+  const pairs = Array.from({ length: noise.length / 2 }, (_, i) => [noise[2 * i], noise[2 * i + 1]]);
+  return Float64Array.from(pairs.flatMap(([x, y]) => [x, y, -x, -y]));
+}
+
 /** Of start and end, from the variance at time t of the points on the lines between them. */
 const covariance = (variance) => 2 * variance(1 / 2) - (variance(0) + variance(1)) / 2;
 
@@ -73,7 +79,7 @@ export function start(element) {
     x1 = sorted(sample(target, uniform, COUNT));
     // one number in each of equal strata, so that every point of the first cloud starts as often
     chance = Float64Array.from({ length: MOVING }, (_, k) => (k + uniform()) / MOVING);
-    noises = TIMES.map(() => normal(uniform, 2 * MOVING));
+    noises = TIMES.map(() => opposite(normal(uniform, MOVING)));
     run();
   }
 
@@ -167,7 +173,7 @@ export function start(element) {
     } else if (way === WAYS.drift) {
       said.push(
         pairing === PLANS.entropic
-          ? "Forgetting the partners changes no pairs: this is the Schrödinger bridge."
+          ? "Partners are forgotten, and the pairs come out the same: the Schrödinger bridge."
           : Math.abs(planned - found) < 0.1
             ? "Forgetting the partners changes little here."
             : "Other pairs come out than went in: this plan is not that of a Schrödinger bridge.",
