@@ -31,10 +31,15 @@ if "google.colab" in sys.modules:
 # %%
 import functools
 import math
+import warnings
 
 import numpy as np
 import torch
 
+# PyTorch warns of its own use of torch.jit when torch.func.jvp is first called
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+# %%
 from fmtutorial import distributions, plotting
 from fmtutorial.bridges import (
     Bridge,
@@ -204,6 +209,9 @@ found = {
     "forward": solve_bridge(ahead, born, up, 1.0, generator).last,
     "backward": solve_bridge(back, arrived, down, 1.0, generator).last,
 }
+
+
+# %%
 for name, x in found.items():
     print(f"{name}: the density of the mixture {gap_to_truth(x) < 0.056}")
     assert gap_to_truth(x) < 0.056
@@ -353,7 +361,8 @@ def root_of(matrix):
 
 # %% tags=["quote-gaussian"]
 def covariance_of_ends(A, B, sigma):
-    root, one = root_of(A), torch.eye(len(A)).to(A)
+    root = root_of(A)
+    one = torch.eye(len(A)).to(A)
     Q = root @ B @ root
     half = sigma**2 / 2
     N = root_of(Q + half**2 * one) - half * one
@@ -404,6 +413,7 @@ def moving(state, t):
     return torch.cat([b[0, :, None] + J @ m, J @ S + S @ J.mT + one, R @ J.mT], dim=1)
 
 
+# %%
 state = torch.cat([begin.mean[:, None], A, A], dim=1)
 grid_50 = torch.linspace(0, 1, 51, **double)
 wanted = torch.cat([end.mean[:, None], B, C], dim=1)
@@ -559,6 +569,7 @@ def history(sigma, rounds=9, A=1.0, B=2.0):
     return errors, goal * sigma**2 * (gauss @ (nodes * (1 - nodes) / S**2))
 
 
+# %%
 histories = {s: history(s) for s in (0.3, 1.0, 3.0)}
 for s, (errors, rate) in histories.items():
     print(f"σ = {s:g}: predicted rate {rate:.3f}")
@@ -605,12 +616,15 @@ plotting.show(
 
 
 # %% tags=["quote-losses"]
-def two_regressions(v, s, x0, x1, z, t, sigma):
-    x_t, velocity, _ = point_of_a_bridge(x0, x1, z, t, sigma)
-    gamma = sigma * (t * (1 - t)).sqrt()[:, None]
+def two_regressions(v, s, pair, z, t, sigma):
+    at = point_of_a_bridge(*pair, z, t, sigma)
+    x_t, velocity, score = at
+    weight = sigma**2 * t * (1 - t)
     first = v(x_t, t) - velocity
-    second = gamma * s(x_t, t) + z  # gamma (s - score)
-    return sum(miss.square().sum(dim=1).mean() for miss in (first, second))
+    second = s(x_t, t) - score
+    first = first.square().sum(dim=1)
+    second = second.square().sum(dim=1)
+    return (first + weight * second).mean()
 
 
 # %% [markdown]
@@ -620,12 +634,12 @@ def two_regressions(v, s, x0, x1, z, t, sigma):
 v, s = MLP(width=16, depth=1).double(), MLP(width=16, depth=1).double()
 x0, x1, z = torch.randn(3, 100, 2, **drawn)
 t = 0.1 + 0.8 * torch.rand(100, **drawn)
-ours = two_regressions(v, s, x0, x1, z, t, 0.8)
+ours = two_regressions(v, s, (x0, x1), z, t, 0.8)
 package = sum(bridge_matching_loss(v, s, Bridge(0.8), x0, x1, t, z))
 weights_of = [*v.parameters(), *s.parameters()]
 slopes = [torch.autograd.grad(loss, weights_of) for loss in (ours, package)]
-print("same value:", torch.allclose(ours, package, rtol=1e-12))
-assert torch.allclose(ours, package, rtol=1e-12)
+print("same value:", torch.allclose(ours, package, rtol=1e-10))
+assert torch.allclose(ours, package, rtol=1e-10)
 for a, b in zip(*slopes, strict=True):
     assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
 
@@ -660,12 +674,16 @@ def from_plans(source, target, sigma, points=128, pairs=256):
     return draw
 
 
+def by_luck():
+    return source.sample(256, generator), target.sample(256, generator)
+
+
+# %%
 source, target = (
     Gaussian(law.mean.float(), law.covariance.float()) for law in (begin, end)
 )
 by_plan = fit(from_plans(source, target, 1.0), 1.0, 400)
-apart_draw = lambda: (source.sample(256, generator), target.sample(256, generator))  # noqa: E731
-by_chance = fit(apart_draw, 1.0, 400)
+by_chance = fit(by_luck, 1.0, 400)
 
 # %% [markdown]
 # **Check 13.16** (against the closed forms). Each network must be near its own truth, the bridge of Schrödinger or that of independent ends, and farther from the other one. Relative errors over points of the bridge. A plan of 128 points is not the plan of the laws, but for this noise and in the plane it is near.
@@ -768,6 +786,7 @@ def rates(potential):
     return jumps - jumps.sum(dim=1).diag()
 
 
+# %%
 processes = {"truth": rates(U), "Brownian": rates(0 * U)}
 
 
@@ -790,6 +809,7 @@ def law(t):
     return start @ kernel("truth", t) if t > 0 else start
 
 
+# %%
 def fit_snapshots(times, reference="Brownian"):
     """Return the plan between each two snapshots that follow each other."""
     return [
@@ -814,6 +834,7 @@ def joint(fits):
     return together
 
 
+# %%
 def apart_by(p, q):
     return 0.5 * (p - q).abs().sum().item()
 
@@ -827,6 +848,7 @@ def slope_of(f):
     return (f[2:] - f[:-2]) / (2 * width)
 
 
+# %%
 def drift_error(fits, reference="Brownian"):
     """Return the relative error of the drift, over the true law of place and time."""
     wrong, size, true = 0.0, 0.0, -slope_of(U)
@@ -874,6 +896,9 @@ def crossings(together):
 
 
 net, gross = crossings(whole)
+
+
+# %%
 fits = {n + 1: fit_snapshots([k / n for k in range(n + 1)]) for n in (1, 2, 4, 8, 16)}
 found = {}
 for n, fitted in fits.items():
@@ -897,6 +922,9 @@ for n, ((net_n, gross_n), pairs_n, drift_n) in found.items():
     record(f"pairs_{n}", f"{pairs_n:.3f}")
     record(f"drift_{n}", f"{100 * drift_n:.0f}\u00a0%")
     assert abs(net_n - net) < 1e-4
+
+
+# %%
 print(f"middle off by {middle[0]:.2f} of two, a quarter by {middle[1]:.2f} of three")
 record("net", f"{100 * net:.1f}\u00a0%")
 record("gross", f"{100 * gross:.1f}\u00a0%")
