@@ -13,7 +13,7 @@ from torch import Tensor
 from fmtutorial.bridges import Bridge
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.fields import check_count, check_kind, check_state, check_times, expand_time
-from fmtutorial.solvers import rk4, solve
+from fmtutorial.solvers import rk4
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,16 +212,17 @@ def markovian_ends(ends: Gaussian, sigma: float, steps: int = 30) -> Gaussian:
     exact, law = ExactBridge(Bridge(sigma), ends), ends.as_mixture
     means, blocks = _blocks(law, ends.mean)
     size = means.shape[2]
-    start, other = means.new_zeros(1, size), torch.eye(size).to(means)
+    start, flow = means.new_zeros(1, size), torch.eye(size).to(means)
 
     def along(rows: Tensor, t: Tensor) -> Tensor:
         """The drift is affine: its Jacobian is seen in differences of unit length."""
         x = torch.cat([start, rows]).reshape(-1, *ends.mean.shape[1:])
-        b = exact.drift(x, t[:1].expand(len(x))).reshape(-1, size)
+        b = exact.drift(x, t.expand(len(x))).reshape(-1, size)
         return b[1:] - b[:1]
 
     grid = torch.linspace(0, 1, steps + 1).to(means)
-    flow = solve(along, other, grid, rk4, last_only=True).last  # rows are Φ e_i: Φᵀ
+    for t, end in zip(grid[:-1], grid[1:], strict=True):
+        flow = rk4(along, flow, t, end - t)  # its rows are Φ e_i: Φᵀ
     cross = blocks[0, 0, 0] @ flow
     rows = [torch.cat([blocks[0, 0, 0], cross], 1), torch.cat([cross.mT, blocks[0, 1, 1]], 1)]
     return Gaussian(ends.mean, torch.cat(rows))

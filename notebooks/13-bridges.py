@@ -854,7 +854,7 @@ def drift_error(fits, reference="Brownian"):
     wrong, size, true = 0.0, 0.0, -slope_of(U)
     own = true if reference == "truth" else 0 * true
     for a, b, plan in fits:
-        g = (plan / kernel(reference, b - a))[50]
+        g = (plan / kernel(reference, b - a))[len(well) // 2]
         for k in range(4):
             t = a + (b - a) * (k + 0.5) / 4
             h = kernel(reference, b - t) @ (g / g.max())
