@@ -54,6 +54,7 @@ PARTS = {
     ],
     "coursework": [
         *["exercises", "diffusion", "digits", "few_steps", "flows", "matching", "paths", "reflow"],
+        *["steering", "editing"],
         *["solvers", "transport", "catalogue", "outcomes", "checking", "borrowing", "worker"],
         *["keeper", "process", "__init__", "grading", "__main__"],
     ],

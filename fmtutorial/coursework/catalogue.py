@@ -3,12 +3,14 @@
 from fmtutorial.coursework import (
     diffusion,
     digits,
+    editing,
     few_steps,
     flows,
     matching,
     paths,
     reflow,
     solvers,
+    steering,
     transport,
 )
 from fmtutorial.coursework.exercises import Exercise
@@ -23,6 +25,7 @@ SHEETS = {
     "07-diffusion": diffusion.EXERCISES,
     "08-mnist": digits.EXERCISES,
     "10-few-steps": few_steps.EXERCISES,
+    "11-steering": (*steering.EXERCISES, *editing.EXERCISES),
 }
 """By the name of the notebook, in the order of the chapters."""
 
