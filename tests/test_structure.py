@@ -37,8 +37,10 @@ LEVELS = {
     "diffusion": 3,
     "reflow": 3,
     "distribution_matching": 3,
+    "rewards": 3,
     "conventions": 4,
     "flow_maps": 4,
+    "steering": 4,
     "images": 5,
     "coursework": 6,
 }
