@@ -11,10 +11,10 @@ import { grid, midpoint, solve } from "./solvers.js";
 import { guessed, sharesNear, spiral, tilted } from "./steering.js";
 
 const EXTENT = 4;
-const PARTICLES = 500;
+const PARTICLES = 400;
 const STEPS = 40; // midpoint's never ask at t = 1, where the guess divides by σ
 const SECONDS = 4;
-const OVERVIEW = 70; // cells a side of the grid on which the wanted law is measured
+const OVERVIEW = 60; // cells a side of the grid on which the wanted law is measured
 const DATA = ring(5, 2, 0.4);
 const NOISE = spiral(PARTICLES);
 const FAR = 3; // standard deviations

@@ -1,7 +1,7 @@
 // Rewards ⟨b, x⟩ and the laws that they ask for, as fmtutorial.rewards and fmtutorial.steering.
 // Chapter 11.
 
-import { observe } from "./exact.js";
+import { observe, spreads } from "./exact.js";
 
 /** The law p(x) exp⟨b, x⟩ / Z of a mixture p: each component moves by its variance times b. */
 export function tilted({ weights, means, variances }, linear) {
@@ -22,34 +22,36 @@ export function tilted({ weights, means, variances }, linear) {
 
 /**
  * Steering by a guess: the field v + λ* ∇r(x̂₁), where x̂₁ is the posterior mean of an exact field.
- * Its derivative is α/σ² times the posterior covariance, so λ* ∇r(x̂₁) = (Δ/σ) Cov(x₁ | x) b.
+ * Its derivative is α/σ² times the posterior covariance, so that it is the velocity as if x̂₁ were
+ * x̂₁ + Cov(x₁ | x) b. Where σ is not 0.
  */
-export function guessed(field, linear) {
-  const { schedule, target } = field;
+export function guessed({ schedule, target }, linear) {
+  const { means, variances } = target;
   return (x, t) => {
     const [alpha, sigma] = [schedule.alpha(t), schedule.sigma(t)];
-    const delta = schedule.alphaDot(t) * sigma - alpha * schedule.sigmaDot(t);
-    const out = Float64Array.from(field.velocity(x, t));
+    const onNoise = schedule.sigmaDot(t) / sigma; // v = (α̇ − α σ̇/σ) x̂₁ + (σ̇/σ) x
+    const onData = schedule.alphaDot(t) - alpha * onNoise;
+    const known = spreads(target, alpha, sigma);
+    const out = new Float64Array(x.length);
+    const [mean, end, cov] = [[0, 0], [0, 0], [0, 0]];
     for (let i = 0; i < x.length; i += 2) {
-      const { shares, totals } = observe(target, x[i], x[i + 1], alpha, sigma);
-      const mean = [0, 0];
-      const means = totals.map((total, k) => (alpha * target.variances[k]) / total);
-      const ends = [0, 1].map((d) =>
-        means.map((gain, k) => {
-          const m = target.means[2 * k + d];
-          const end = m + gain * (x[i + d] - alpha * m);
-          mean[d] += shares[k] * end;
-          return end;
-        }),
-      );
-      shares.forEach((share, k) => {
-        const off = [ends[0][k] - mean[0], ends[1][k] - mean[1]];
-        const along = off[0] * linear[0] + off[1] * linear[1];
-        const within = (target.variances[k] * sigma * sigma) / totals[k];
+      const { shares, totals } = observe(target, x[i], x[i + 1], alpha, sigma, known);
+      mean.fill(0);
+      cov.fill(0);
+      for (let k = 0; k < shares.length; k++) {
+        const gain = (alpha * variances[k]) / totals[k];
         for (let d = 0; d < 2; d++) {
-          out[i + d] += (delta / sigma) * share * (within * linear[d] + off[d] * along);
+          end[d] = means[2 * k + d] + gain * (x[i + d] - alpha * means[2 * k + d]);
+          mean[d] += shares[k] * end[d];
         }
-      });
+        const along = end[0] * linear[0] + end[1] * linear[1];
+        const within = (variances[k] * sigma * sigma) / totals[k];
+        for (let d = 0; d < 2; d++) cov[d] += shares[k] * (within * linear[d] + end[d] * along);
+      }
+      const along = mean[0] * linear[0] + mean[1] * linear[1];
+      for (let d = 0; d < 2; d++) {
+        out[i + d] = onData * (mean[d] + cov[d] - mean[d] * along) + onNoise * x[i + d];
+      }
     }
     return out;
   };
