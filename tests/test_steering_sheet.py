@@ -7,6 +7,7 @@ from fmtutorial.coursework import editing, steering
 from fmtutorial.coursework.catalogue import EXERCISES
 from fmtutorial.coursework.checking import judge, outcomes
 from fmtutorial.distributions import GaussianMixture
+from fmtutorial.rewards import QuadraticReward, tilted
 
 SEEDS = range(10)
 TILT = EXERCISES["steering.tilted_mixture"]
@@ -79,6 +80,15 @@ def test_velocity_given_first_is_a_conditional_mean_of_a_larger_gaussian():
         gain = wanted @ joint @ seen.T @ torch.linalg.inv(seen @ joint @ seen.T)
         found = editing.velocity_given_first(x, t, mean, c, known)[i]
         torch.testing.assert_close(found, mean + gain @ off)
+
+
+def test_the_package_has_the_same_tilt():
+    for weights, means, variances, b, k in TILT.arguments(1)[:2]:
+        package = tilted(GaussianMixture(means, variances, weights), QuadraticReward(b, k.item()))
+        new, spreads, shares = parts(steering.tilted_mixture(weights, means, variances, b, k))
+        torch.testing.assert_close(package.means, new)
+        torch.testing.assert_close(package.covariances, spreads)
+        torch.testing.assert_close(package.weights, shares)
 
 
 # Other ways of writing the same, as students will.
