@@ -147,7 +147,7 @@ export function start(element) {
   const edges = ["from t", "until t"].map((name, which) =>
     figure.slider(name, { min: 0, max: 1, step: 0.05, value: during[which] }, interval(which)),
   );
-  const time = figure.timeline({ seconds: SECONDS });
+  const time = figure.timeline({ step: 1 / STEPS, seconds: SECONDS });
   plane.handle(
     () => linear,
     (x, y) => {
