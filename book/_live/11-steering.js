@@ -10,12 +10,12 @@ import { LINEAR } from "./schedules.js";
 import { grid, midpoint, solve } from "./solvers.js";
 import { guessed, sharesNear, spiral, tilted } from "./steering.js";
 
-const EXTENT = 4;
+const EXTENT = 4.5;
 const PARTICLES = 400;
 const STEPS = 40; // midpoint's never ask at t = 1, where the guess divides by σ
 const SECONDS = 4;
 const OVERVIEW = 60; // cells a side of the grid on which the wanted law is measured
-const DATA = ring(5, 2, 0.4);
+const DATA = ring(6, 2.5, 0.5);
 const NOISE = spiral(PARTICLES);
 const FAR = 3; // standard deviations
 const [LITTLE, MUCH] = [0.1, 0.05]; // distances of means and differences of shares
@@ -49,7 +49,7 @@ export function start(element) {
   const free = new ExactField(LINEAR, DATA);
   const places = plane.grid(OVERVIEW);
   const before = free.logProb(places, 1);
-  let [kind, scale, during, linear] = [STEER.exact, 1, [0, 1], [0.55, 0.7]];
+  let [kind, scale, during, linear] = [STEER.exact, 1, [0, 1], [0.6, 0.45]];
   let states = [];
   let wanted; // density, shares and summary of the law that was asked for
 

@@ -54,7 +54,7 @@ check("steering.tilted_mixture", tilted_mixture)
 #
 # $$a_n=\nabla r(X_n),\qquad a_i=a_{i+1}+h_i\,J_i^\top a_{i+1},\qquad J_i=\frac{\partial b_{t_i}}{\partial x}(X_i).$$
 #
-# It is called the lean adjoint. Adjoint matching trains a new velocity, which starts as a copy of $v$, by a regression on
+# It is called the lean adjoint. (The lab follows the term $-x/t$ exactly from one time to the next; here the plain step is meant.) Adjoint matching trains a new velocity, which starts as a copy of $v$, by a regression on
 #
 # $$v_{t_i}(X_i)+\frac{1-t_i}{t_i}\,a_i,\qquad i=0,\dots,n-1.$$
 #
