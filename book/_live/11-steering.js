@@ -1,5 +1,6 @@
-// Chapter 11: one mixture, steered by a reward, by a guess of its value, or towards a label. The law
-// that one asked for is shaded; points and bars are what comes out.
+// Chapter 11: one mixture, steered by the exact value of a reward, by a guess of it (the reward of the
+// predicted end), or towards a label. The law that was asked for is shaded; points and bars are what
+// comes out.
 
 import { Chart } from "./chart.js";
 import { ExactField, ring } from "./exact.js";
@@ -20,9 +21,9 @@ const NOISE = spiral(PARTICLES);
 const FAR = 3; // standard deviations
 const [LITTLE, MUCH] = [0.1, 0.05]; // distances of means and differences of shares
 const STEER = {
-  exact: "a reward, exactly",
-  guess: "a reward, by a guess",
-  label: "a label, the mode ahead",
+  exact: "exact reward",
+  guess: "guessed reward",
+  label: "label ahead",
 };
 
 /** The component whose direction is closest to that of b. */
@@ -112,7 +113,7 @@ export function start(element) {
   function measured(found) {
     const off = Math.hypot(found.mean[0] - wanted.mean[0], found.mean[1] - wanted.mean[1]);
     const gap = found.near.reduce((a, share, k) => Math.max(a, Math.abs(share - wanted.near[k])), 0);
-    const percent = (share) => `${Math.round(100 * share)} %`;
+    const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
     let verdict = "The law that comes out is the wanted one.";
     if (off > LITTLE || Math.abs(found.spread - wanted.spread) > LITTLE) {
       verdict = gap < MUCH
