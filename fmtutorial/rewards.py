@@ -165,7 +165,7 @@ def _tilt(
             full = full[:, None, None] * torch.eye(size, dtype=full.dtype, device=full.device)
         values, vectors = torch.linalg.eigh(_wide(full))
         root = vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
-        unit = torch.eye(size, dtype=root.dtype)
+        unit = torch.eye(size, dtype=root.dtype, device=root.device)
         lower, info = torch.linalg.cholesky_ex(unit + root @ reward._matrix.to(root) @ root)
         half, fine = torch.linalg.solve_triangular(lower, root, upper=False), info == 0
         covariances = (half.mT @ half).to(means)

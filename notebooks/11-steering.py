@@ -184,16 +184,16 @@ assert max(moved, kept) < 1e-6
 
 
 # %% tags=["quote-ways"]
-def on_an_interval(v, u, t, scale, first, last):
-    acts = (first <= t) & (t <= last)
-    s = torch.where(acts, scale, 1.0)[:, None]
-    return u + s * (v - u)
+def on_an_interval(v, u, t, s, low, high):
+    acts = (low <= t) & (t <= high)
+    s = torch.where(acts, s, 1.0)
+    return u + s[:, None] * (v - u)
 
 
-def from_what_is_confirmed(v, u, scale):
+def from_what_is_confirmed(v, u, s):
     part = (v * u).sum(1) / (u * u).sum(1)
     u = part[:, None] * u
-    return u + scale * (v - u)
+    return u + s * (v - u)
 
 
 # %% [markdown]
@@ -373,7 +373,7 @@ rows = {**steering["ways"], "test digits": steering["test digits"]}
 for name, row in rows.items():
     right = f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_sd']:.1f}\u00a0%"
     spread = f"{row['spread']:.2f} ± {row['spread_sd']:.2f}"
-    far = f"{row['frechet']:.1f} ± {row['frechet_sd']:.1f}"
+    far = f"{row['frechet']:.1f}"
     print(f"{name:17s} right {right:13s} spread {spread}, distance {far}")
     key = name.replace(" ", "_").replace(".", "")
     for word, text in (("right", right), ("spread", spread), ("far", far)):
@@ -401,7 +401,8 @@ plotting.show(
     figure,
     "digits_ways",
     "Share of right digits against spread. From the label alone, at the lower right, "
-    "each way of guiding goes up and to the left as its scale grows.",
+    "the ways of guiding go up and to the left as their scales grow; guidance at all "
+    "times goes farthest to the left.",
 )
 
 # %% [markdown]
@@ -419,11 +420,13 @@ def tilt(weights, means, variances, b, k):
     narrow = variances / stretch
     slope = b - k * means
     new = means + narrow[:, None] * slope
-    gain = (means @ b) - k * means.square().sum(1) / 2
-    gain = gain + narrow * slope.square().sum(1) / 2
-    gain = gain - means.shape[1] * stretch.log() / 2
-    weights = (weights.log() + gain).softmax(0)
-    return weights, new, narrow
+    square = means.square().sum(1)
+    gain = means @ b - k * square / 2
+    gain += narrow * slope.square().sum(1) / 2
+    d = means.shape[1]
+    gain -= d * stretch.log() / 2
+    logits = weights.log() + gain
+    return logits.softmax(0), new, narrow
 
 
 # %% [markdown]
@@ -467,10 +470,12 @@ assert (value(x, t) - by_sum).abs().max() < 1e-8
 
 # %% tags=["quote-steered"]
 def steer(field, value, x, t):
+    v = field(x, t)
     x = x.detach().requires_grad_()
-    slope = torch.autograd.grad(value(x, t).sum(), x)[0]
+    worth = value(x, t).sum()
+    slope = torch.autograd.grad(worth, x)[0]
     strength = ((1 - t) / t)[:, None]
-    return field(x.detach(), t) + strength * slope
+    return v + strength * slope
 
 
 # %% [markdown]
@@ -528,14 +533,14 @@ assert reached[0] == 0
 
 
 # %% tags=["quote-adjoint"]
-def carried_back(field, states, times, slope):
-    found = [slope]
+def carried_back(field, states, times, a):
+    found = [a]
     for i in reversed(range(len(times) - 1)):
-        t, h = times[i], times[i + 1] - times[i]
-        x = states[i].detach().requires_grad_()
+        t, end = times[i], times[i + 1]
+        x = states[i].requires_grad_()
         v = field(x, t.expand(len(x)))
-        back = torch.autograd.grad(v, x, found[0])[0]
-        a = t / times[i + 1] * (found[0] + 2 * h * back)
+        back = torch.autograd.grad(v, x, a)[0]
+        a = t / end * (a + 2 * (end - t) * back)
         found.insert(0, a)
     return torch.stack(found)
 
@@ -741,8 +746,10 @@ assert torch.allclose(odds, posterior.weights)
 
 # %% tags=["quote-guess"]
 def dps(field, y, tau, x, t):
-    mean = x + (1 - t)[:, None] * field(x, t)
-    return -((mean[:, 0] - y) ** 2) / (2 * tau**2)
+    v = field(x, t)
+    mean = x + (1 - t)[:, None] * v
+    miss = mean[:, 0] - y
+    return -(miss**2) / (2 * tau**2)
 
 
 # %%
@@ -878,11 +885,11 @@ for name, images in list(rows.items())[1:]:
 
 # %% tags=["quote-circle"]
 def on_a_circle(a, b, part):
-    cosine = (a * b).sum() / (a.norm() * b.norm())
-    angle = torch.arccos(cosine)
-    first = torch.sin((1 - part) * angle)
-    second = torch.sin(part * angle)
-    return (first * a + second * b) / torch.sin(angle)
+    both = a.norm() * b.norm()
+    angle = torch.arccos((a * b).sum() / both)
+    first = torch.sin((1 - part) * angle) * a
+    second = torch.sin(part * angle) * b
+    return (first + second) / torch.sin(angle)
 
 
 # %%
@@ -915,9 +922,9 @@ show_pixels(
     tile(pictures, 8)[None],
     "digits_edited",
     "Six rows of eight digits. The first shows the upper halves of a three and a seven, "
-    "four times each. The next three complete them in different ways. The last two go "
-    "from the three to the seven: in the middle of the first of them strokes are "
-    "blurred or missing, in the second they are whole.",
+    "four times each. Two rows complete them by replacing: some are no digits. The next, "
+    "by pseudoinverse guidance, has whole ones. The last two go from the three to the "
+    "seven, digits all along, in nearly the same way.",
 )
 
 # %% [markdown]

@@ -3,8 +3,8 @@
     .venv/bin/python tests/benchmarks/mnist_steering.py
 
 500 digits, 50 of each class, for each of three seeds: Euler's method with 20 evaluations. The worse
-model of autoguidance is a U-Net of a third of the width, trained here for a minute; nothing of it
-is kept. The last row has as many test digits, drawn without replacement.
+model of autoguidance is a U-Net of a third of the width, trained here for 1000 steps; nothing of
+it is kept. The last row has as many test digits, drawn without replacement.
 """
 
 import time
