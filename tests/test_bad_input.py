@@ -29,7 +29,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmtutorial
-from fmtutorial import checkpoints, metrics, paths, solvers, training
+from fmtutorial import checkpoints, metrics, paths, rewards, solvers, training
 from fmtutorial.bridges import Bridge
 from fmtutorial.distributions import Gaussian, GaussianMixture, two_moons
 from fmtutorial.exact import ExactField
@@ -479,6 +479,31 @@ def sampler():
     return {"method": name("heun"), "steps": count(3), "noise_level": number(1.0, low=0)}
 
 
+def a_reward():
+    return rewards.QuadraticReward(plane()[0], 0.5)
+
+
+def seen():
+    """What is known of an event, and which entries."""
+    known, mask = plane()[0], torch.tensor([True, True])
+    return {
+        "known": refused_nan(state(known)).but("scalar", rank=known[:, None])._replace(empty=None),
+        "mask": tensor(mask).but("bool", rank=mask[:, None], fewer=mask[:1]),
+    }
+
+
+def of_adjoint():
+    made = solvers.solve(velocity, plane(), torch.linspace(0.1, 0.9, 4))
+    turned = made._replace(times=made.times.flip(0))
+    return {
+        "field": function(lambda x, t: -x),
+        "path": path(),
+        "solution": thing(
+            made, states=made.states, last=made._replace(states=made.states[-1:])
+        ).but(turned=turned),
+    }
+
+
 CALLS = {
     "assignment.assignment": lambda: {"cost": costs()},
     "assignment.cost_matrix": lambda: distances("x", "y"),
@@ -830,10 +855,28 @@ CALLS = {
         "x": state(plane()),
         "times": up(),
     },
+    "guidance.autoguided": lambda: {
+        **{name: function(velocity) for name in ("good", "worse")},
+        "scale": number(2.0),
+        "then": at,
+    },
     "guidance.guided": lambda: {
         "network": function(labelled),
         "label": conditions(),
         "scale": number(2.0),
+        "during": Argument(
+            (0.1, 0.9),
+            {"None": None, "text": "ab", "number": 0.5, "one": (0.1,), "words": ("a", "b")}
+            | {"turned": (0.9, 0.1), "early": (-1, 0.9), "late": (0.1, 2), "nan": (0.1, NAN)},
+            same={"list": [0.1, 0.9]},
+        ),
+        "then": at,
+    },
+    "guidance.rescaled": lambda: {
+        "network": function(labelled),
+        "label": conditions(),
+        "scale": number(2.0),
+        "rest": number(0.1, 0, 1),
         "then": at,
     },
     "images.batches.digit_batch": lambda: {
@@ -1211,6 +1254,36 @@ CALLS = {
     },
     "reflow.path_energy": lambda: {"solution": some_solution()},
     "reflow.straightness": lambda: {"solution": some_solution()},
+    "rewards.ExactValue": lambda: {
+        "path": path(),
+        "target": thing(mixture(), other=Gaussian(torch.zeros(3)), tensor=plane()),
+        "reward": thing(a_reward()),
+        "then": at,
+    },
+    "rewards.ExactValue.__call__": lambda: {
+        "on": rewards.ExactValue(PATH, mixture(), a_reward()),
+        "x": partner(plane()),
+        "t": times(clock()),
+    },
+    "rewards.QuadraticReward": lambda: {
+        "linear": refused_nan(state(plane()[0])).but("scalar")._replace(empty=None),
+        "curvature": number(0.5).but("tensor"),
+    },
+    **{
+        f"rewards.QuadraticReward.{method}": lambda: {"on": a_reward(), "x": event(plane())}
+        for method in ("__call__", "gradient")
+    },
+    "rewards.QuadraticReward.log_mean": lambda: {
+        "on": a_reward(),
+        "mean": partner(plane()),
+        "variance": untimed(clock()).but(negative=-clock(), nan=clock() * NAN)._replace(shows={}),
+    },
+    "rewards.check_seen": lambda: seen(),
+    "rewards.observed": lambda: {**seen(), "noise": positive(0.5)},
+    "rewards.tilted": lambda: {
+        "target": thing(mixture(), other=Gaussian(torch.zeros(3)), tensor=plane()),
+        "reward": thing(a_reward(), explosive=rewards.QuadraticReward(torch.zeros(2), -2.0)),
+    },
     "solvers.CountedField": lambda: {
         "field": function(velocity),
         "then": lambda made: made(plane(), torch.tensor(0.5)),
@@ -1267,6 +1340,40 @@ CALLS = {
         "schedule": schedule(),
         "value": tensor(clock()).but(nan=clock() * NAN),
     },
+    "steering.adjoint_matching_loss": lambda: {
+        "network": function(velocity),
+        **of_adjoint(),
+        "adjoint": partner(of_adjoint()["solution"].good.states)._replace(empty=None),
+    },
+    "steering.guessed_value": lambda: {
+        "field": function(velocity),
+        "path": path(),
+        "reward": thing(a_reward()),
+        "spread": optional(function(lambda t: 1 - t)),
+        "then": at,
+    },
+    "steering.lean_adjoint": lambda: {
+        **of_adjoint(),
+        "gradient": partner(plane())._replace(empty=None),
+    },
+    "steering.memoryless_strength": lambda: {
+        "schedule": schedule(),
+        "t": times(clock()).but("column", "scalar", "fewer", start=0 * clock()),
+    },
+    "steering.replaced": lambda: {
+        "step": step(),
+        "path": path(),
+        **seen(),
+        "repeats": count(2),
+        "generator": generator(),
+        "then": lambda made: solvers.solve(velocity, plane(), torch.linspace(0.1, 0.9, 4), made),
+    },
+    "steering.steered": lambda: {
+        "field": function(velocity),
+        "path": path(),
+        "value": function(lambda x, t: -x.square().sum(dim=1)),
+        "then": at,
+    },
     "training.EMA": lambda: {
         "network": thing(MLP(width=8)),
         "decay": number(0.9, 0, 1, ends=(1,)),
@@ -1308,6 +1415,8 @@ LEFT_OUT = {
 
 FINE = {
     "flow_maps.shortcut_loss, field, gives nan": "it is read for jumps of no length only",
+    "steering.adjoint_matching_loss, adjoint, inf": "of the last time nothing is read",
+    "steering.replaced, step, gives nan": "every entry is known here, and replaced",
     **{
         f"images.sampling.{name}, labels, fewer": "as many digits as labels"
         for name in ("generate", "sample_digits")

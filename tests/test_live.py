@@ -18,10 +18,12 @@ from fmtutorial.diffusion import solve_sde
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
 from fmtutorial.exact_bridges import ExactBridge
-from fmtutorial.guidance import guided
+from fmtutorial.guidance import autoguided, guided
 from fmtutorial.metrics import mode_shares, relative_error
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
+from fmtutorial.rewards import QuadraticReward, tilted
+from fmtutorial.steering import guessed_value, steered
 from fmtutorial.training import EMA
 
 SCHEDULES = {"LINEAR": LINEAR, "COSINE": COSINE, "SQRT": SQRT, "VP": VP}
@@ -492,7 +494,7 @@ def test_guidance(page, draw):
 def test_summary_of_weighted_points(page, draw):
     x, w = normal(draw, 20, 2), uniform(draw, 20)
     body = "return m.summary(points(a.x), (i) => a.w[i]);"
-    answer = page(["08-guidance"], body, x=x.tolist(), w=w.tolist())
+    answer = page(["guidance"], body, x=x.tolist(), w=w.tolist())
     w = w / w.sum()
     same(answer["mean"], w @ x)
     same([answer["spread"]], (w @ (x - w @ x).square().sum(dim=1)).sqrt()[None])
@@ -793,6 +795,77 @@ def test_gradient_of_the_other_divergence_needs_two_moments(page, draw, mixture)
     moved = weights.clone().requires_grad_()
     divergence = torch.distributions.kl_divergence(data, noisy_student("GaussianStudent", moved, t))
     same(gradient, torch.autograd.grad(divergence, moved)[0])
+
+
+def test_tilted_mixture(page, draw, mixture):
+    target, in_page = mixture
+    linear = normal(draw, 2)
+    body = TARGET + "return m.tilted(target, a.linear);"
+    answer = page(["steering"], body, target=in_page, linear=linear.tolist())
+    expected = tilted(target, QuadraticReward(linear))
+    same(answer["weights"], expected.weights)
+    same(answer["means"], expected.means)
+    same(answer["variances"], expected.covariances)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_steering_by_a_guess(page, draw, mixture, name):
+    target, in_page = mixture
+    linear, x = normal(draw, 2), 2 * normal(draw, 6, 2)
+    t = 0.1 + 0.8 * uniform(draw, 1).item()
+    body = TARGET + f"const field = new m.ExactField(m.{name}, target);"
+    body += "return m.guessed(field, a.linear)(points(a.x), a.t);"
+    modules = ["schedules", "exact", "steering"]
+    answer = page(modules, body, target=in_page, linear=linear.tolist(), x=x.tolist(), t=t)
+    path = AffinePath(SCHEDULES[name])
+    field = ExactField(path, target)
+    value = guessed_value(field, path, QuadraticReward(linear))
+    same(answer, steered(field, path, value)(x, torch.full((6,), t, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("t", [0.2, 0.3, 0.5, 0.7, 0.9])
+def test_guidance_on_an_interval(page, draw, t):
+    """In the interval, both of its ends included, and outside."""
+    x, scale = normal(draw, 6, 2), 3 * uniform(draw, 1).item()
+    body = """
+        const fields = [(x, t) => x.map((value) => Math.sin(value + t)),
+                        (x, t) => x.map((value) => t * value)];
+        return m.guided(...fields, a.scale, [0.3, 0.7])(points(a.x), a.t);
+    """
+    answer = page(["guidance"], body, x=x.tolist(), t=t, scale=scale)
+
+    def network(x, t, label):
+        return torch.sin(x + t[:, None]) if label is None else t[:, None] * x
+
+    times, label = torch.full((6,), t, dtype=torch.float64), torch.ones(6, dtype=torch.long)
+    same(answer, guided(network, label, scale, during=(0.3, 0.7))(x, times))
+    if 0.3 <= t <= 0.7:
+        both = [lambda x, t, y=y: network(x, t, y) for y in (label, None)]
+        same(answer, autoguided(*both, scale)(x, times))
+
+
+def test_shares_near_the_modes(page, draw, mixture):
+    target, in_page = mixture
+    x, w = 4 * normal(draw, 50, 2), uniform(draw, 50)
+    body = TARGET + "return m.sharesNear(points(a.x), target, 1.5, (i) => a.w[i]);"
+    answer = page(["steering"], body, target=in_page, x=x.tolist(), w=w.tolist())
+    distances = torch.cdist(x, target.means)
+    w, nearest = w / w.sum(), distances.argmin(dim=1)
+    same(answer["near"], torch.stack([w[nearest == k].sum() for k in range(5)]))
+    far = (distances > 1.5 * target.covariances.sqrt()).all(dim=1)
+    assert 0 < far.sum() < 50
+    same([answer["away"]], w[far].sum()[None])
+
+
+def test_spiral_has_the_moments_of_noise(page):
+    x = torch.tensor(page(["steering"], "return m.spiral(500);"), dtype=torch.float64).reshape(
+        500, 2
+    )
+    # The tail beyond the last point is missing: some 1/500 of the mass, at squares of 12
+    torch.testing.assert_close(x.T.cov(correction=0), torch.eye(2).double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(x.mean(dim=0), torch.zeros(2).double(), rtol=0, atol=0.01)
+    # and radii of a normal law: half of the points within its median, √(2 log 2)
+    assert (x.norm(dim=1) < math.sqrt(2 * math.log(2))).sum() == 250
 
 
 # Bridges between two clouds of points: the page's own averages over pairs against the package's

@@ -3,7 +3,7 @@
 
 import { ExactField } from "./exact.js";
 import { Figure } from "./figure.js";
-import { guided, sharpened } from "./guidance.js";
+import { guided, sharpened, summary } from "./guidance.js";
 import { Plane } from "./plane.js";
 import { generator, normal } from "./random.js";
 import { LINEAR } from "./schedules.js";
@@ -25,20 +25,6 @@ function target(k) {
     means: Float64Array.from(only.flatMap((i) => [MEANS[2 * i], MEANS[2 * i + 1]])),
     variances: new Float64Array(only.length).fill(STD * STD),
   };
-}
-
-/** Mean and spread (root mean square distance from the mean) of weighted points. */
-export function summary(x, weight = () => 1) {
-  let [total, meanX, meanY, square] = [0, 0, 0, 0];
-  for (let i = 0; i < x.length; i += 2) {
-    const w = weight(i / 2);
-    total += w;
-    meanX += w * x[i];
-    meanY += w * x[i + 1];
-    square += w * (x[i] ** 2 + x[i + 1] ** 2);
-  }
-  [meanX, meanY] = [meanX / total, meanY / total];
-  return { mean: [meanX, meanY], spread: Math.sqrt(square / total - meanX ** 2 - meanY ** 2) };
 }
 
 export function start(element) {

@@ -38,7 +38,7 @@ export function ring(modes = 11, radius = 10, std = 1) {
  * What all points share at signal alpha and noise sigma: each component's variance α²v + σ², and the
  * logarithm of its weight times the constant of its density.
  */
-function spreads({ weights, variances }, alpha, sigma) {
+export function spreads({ weights, variances }, alpha, sigma) {
   const totals = variances.map((v) => alpha * alpha * v + sigma * sigma);
   if (totals.includes(0)) throw new RangeError("a point mass has no density at σ = 0");
   const constants = totals.map((total, k) => Math.log(weights[k] / (2 * Math.PI * total)));

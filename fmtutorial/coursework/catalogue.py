@@ -4,12 +4,14 @@ from fmtutorial.coursework import (
     bridges,
     diffusion,
     digits,
+    editing,
     few_steps,
     flows,
     matching,
     paths,
     reflow,
     solvers,
+    steering,
     transport,
 )
 from fmtutorial.coursework.exercises import Exercise
@@ -24,6 +26,7 @@ SHEETS = {
     "07-diffusion": diffusion.EXERCISES,
     "08-mnist": digits.EXERCISES,
     "10-few-steps": few_steps.EXERCISES,
+    "11-steering": (*steering.EXERCISES, *editing.EXERCISES),
     "13-bridges": bridges.EXERCISES,
 }
 """By the name of the notebook, in the order of the chapters."""

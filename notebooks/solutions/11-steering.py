@@ -1,0 +1,211 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises: Steering
+#
+# You tilt a mixture by a reward, carry the reward's gradient back along noisy paths, and complete vectors of which a part is known. You need the sections on rewards and on editing of the excursion. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
+#
+# Work with `torch` alone. As everywhere in this book, $t=0$ is noise and $t=1$ is data, and the path is the linear one, $x_t=t\,x_1+(1-t)\,x_0$.
+
+# %%
+# On Colab this cell installs the book's package; elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    print("Installing the book's package")
+    # %pip install -q git+https://github.com/fmtutorial/fmtutorial
+
+# %%
+import torch
+
+from fmtutorial.coursework import check
+
+# %% [markdown]
+# ## A mixture and a reward (1 point)
+#
+# Let $p=\sum_kw_k\,\mathcal N(m_k,v_kI)$ in $\mathbb R^D$, and let the reward be $r(x)=\langle b,x\rangle-\frac12k\lVert x\rVert^2$. The tilted law has the density
+#
+# $$\frac{p(x)\,e^{r(x)}}{\int p(y)\,e^{r(y)}\,dy},$$
+#
+# and it is again a mixture of as many Gaussians. Complete the square: what are the new weights, means and variances? Rewards can be so large that $e^r$ is infinite in floating point, and the right weights are finite still.
+#
+# `weights` and `variances` have shape $(K,)$, `means` has shape $(K,D)$, `linear` is $b$, shape $(D,)$, and `curvature` is $k$, shape `()`. It may be negative or zero; all $1+kv_k$ are positive. Return one tensor of shape $(K,D+2)$, with a row for each component: its weight, its mean, its variance.
+
+
+# %%
+def tilted_mixture(weights, means, variances, linear, curvature):
+    """Return the rows (weight, mean, variance) of the tilted law, shape (K, D + 2)."""
+    # BEGIN SOLUTION
+    v, shrink = variances, 1 + curvature * variances
+    centers = (means + v[:, None] * linear) / shrink[:, None]
+    gain = 2 * means @ linear + v * (linear @ linear) - curvature * (means**2).sum(1)
+    logs = weights.log() + (gain / shrink - means.shape[1] * shrink.log()) / 2
+    rows = torch.softmax(logs, dim=0)[:, None], centers, (v / shrink)[:, None]
+    return torch.cat(rows, dim=1)
+    # END SOLUTION
+
+
+check("steering.tilted_mixture", tilted_mixture)
+
+# %% [markdown]
+# ## The target of adjoint matching (2 points)
+#
+# A trained velocity $v$ is to be moved towards the law tilted by $e^r$. The excursion samples with the memoryless noise, $dX=b_t(X)\,dt+\sigma_t\,dW$ with $b_t(x)=2v_t(x)-x/t$ and $\sigma_t^2=2(1-t)/t$. You are given a path of it at the times $t_0<\dots<t_n=1$, and ask: if the noise of every step stays the same, how does the reward at the end change with $X_i$? A step is $X_{i+1}=X_i+h_i\,b_{t_i}(X_i)+\text{noise}$ with $h_i=t_{i+1}-t_i$. So the gradient $a_i$ of $r(X_n)$ for $X_i$ comes from behind,
+#
+# $$a_n=\nabla r(X_n),\qquad a_i=a_{i+1}+h_i\,J_i^\top a_{i+1},\qquad J_i=\frac{\partial b_{t_i}}{\partial x}(X_i).$$
+#
+# It is called the lean adjoint. (The lab follows the term $-x/t$ exactly from one time to the next; here the plain step is meant.) Adjoint matching trains a new velocity, which starts as a copy of $v$, by a regression on
+#
+# $$v_{t_i}(X_i)+\frac{1-t_i}{t_i}\,a_i,\qquad i=0,\dots,n-1.$$
+#
+# Return these targets, shape $(n,B,\dots)$. `velocity(x, t)` is $v$ and wants times of shape $(B,)$; `gradient(x)` is $\nabla r$. `states` has shape $(n+1,B,\dots)$, and `times` has shape $(n+1,)$ with uneven steps. Multiply by $J^\top$ with `torch.autograd.grad(b, x, a)`; no matrix is needed.
+
+
+# %%
+def adjoint_target(velocity, gradient, states, times):
+    """Return the targets at all states but the last, shape (n, B, ...)."""
+    # BEGIN SOLUTION
+    adjoint, targets = gradient(states[-1]), []
+    for i in range(len(times) - 2, -1, -1):
+        t, h = times[i], times[i + 1] - times[i]
+        x = states[i].clone().requires_grad_()
+        v = velocity(x, t.expand(len(x)))
+        adjoint = adjoint + h * torch.autograd.grad(2 * v - x / t, x, adjoint)[0]
+        targets.insert(0, v.detach() + (1 - t) / t * adjoint)
+    return torch.stack(targets)
+    # END SOLUTION
+
+
+check("steering.adjoint_target", adjoint_target)
+
+# %% [markdown]
+# ## When a part is known (1 point)
+#
+# The data are Gaussian, $x_1\sim\mathcal N(m,C)$ in $\mathbb R^D$, and of each sample the first coordinate of $x_1$ is known to be $y$. Given that, $x_1$ is Gaussian still: its first coordinate is $y$, with variance zero, and the others have learned from $y$. Find its mean $m'$ and covariance $C'$, and return the velocity of the linear path from noise $\mathcal N(0,I)$ to $\mathcal N(m',C')$,
+#
+# $$v_t(x)=m'+\bigl(tC'-(1-t)I\bigr)\bigl(t^2C'+(1-t)^2I\bigr)^{-1}(x-tm').$$
+#
+# All $D$ coordinates start as noise and move, the first one too. `x` has shape $(B,D)$, `t` and `known` ($y$, one for each sample) have shape $(B,)$, `mean` has shape $(D,)$, and `covariance` has shape $(D,D)$.
+
+
+# %%
+def velocity_given_first(x, t, mean, covariance, known):
+    """Return the velocity, shaped like x; t and known have shape (B,)."""
+    # BEGIN SOLUTION
+    gain = covariance[0] / covariance[0, 0]
+    means = mean + (known - mean[0])[:, None] * gain
+    left = covariance - torch.outer(gain, covariance[0])
+    one, time = torch.eye(len(mean), dtype=x.dtype), t[:, None]
+    s = t[:, None, None]
+    off = (x - time * means)[:, :, None]
+    share = torch.linalg.solve(s**2 * left + (1 - s) ** 2 * one, off)
+    return means + ((s * left - (1 - s) * one) @ share)[:, :, 0]
+    # END SOLUTION
+
+
+check("editing.velocity_given_first", velocity_given_first)
+
+# %% [markdown]
+# ## An experiment: which law comes out?
+#
+# Let the data on the line be $\frac12\mathcal N(-1,0.5^2)+\frac12\mathcal N(1,0.5^2)$. Tilt them by $r(x)=bx$ for $b=0,1,4,16$, and by $r(x)=-\frac12kx^2$ for $k=12$. Where are the new components, and what do they weigh? How many standard deviations of the data lie between the mean of the component on the right and where it was? Which rewards keep to the data?
+#
+# Then test adjoint matching for $b=1$. The mixtures' velocities are known, that of the data and that of the tilted law, as in exercise 2.3. Start 4000 paths of the memoryless noise in $x=0$ at $t=0.4$, with 200 equal steps to $t=1$, in double precision. Compute your targets at the start. Average them (a) when the paths follow the drift $2v-x/t$ of the data's velocity, (b) over the same paths, each weighted with $e^{r(X_1)}$, and (c) when they follow that of the tilted velocity; the targets are made from the data's velocity in all three. Which averages are the tilted velocity at $x=0$, $t=0.4$? What does this say of the paths on which one trains?
+#
+# Last, let $m=0$ and $C$ have ones on the diagonal and 0.9 beside it, in the plane, and let $y=2$. Send 4000 noises to $t=1$ by Euler's method with 20, 100 and 500 steps: with your velocity, and with another one whose first coordinate is led to $y$ by $(y-x^{(1)})/(1-t)$ while the second follows the velocity of the whole law, which knows of no $y$. Print mean and variance of the second coordinate. What should they be? Do more steps help?
+
+
+# %% tags=["solution"]
+double = {"dtype": torch.float64}
+numbers = lambda *values: torch.tensor(values, **double)  # noqa: E731
+data = numbers(0.5, 0.5), numbers(-1, 1)[:, None], numbers(0.25, 0.25)
+for b, k in ((0, 0), (1, 0), (4, 0), (16, 0), (0, 12)):
+    rows = tilted_mixture(*data, numbers(b), torch.tensor(k, **double))
+    weight, mean, variance = rows[1].tolist()
+    print(
+        f"b = {b}, k = {k}: on the right {weight:.2f} N({mean:.2f}, {variance:.2f}), "
+        f"moved by {(mean - 1) / 0.5:.1f} standard deviations"
+    )
+
+
+# %% tags=["solution"]
+def mixture_velocity(rows):
+    """Velocity on the line to the mixture with these weights, means and variances."""
+    weights, means, variances = rows.T
+
+    def velocity(x, t):
+        t = t[:, None]
+        c, off = t**2 * variances + (1 - t) ** 2, x[:, None] - t * means
+        share = torch.softmax(weights.log() - off**2 / (2 * c) - c.log() / 2, dim=1)
+        return (share * (means + (t * variances - (1 - t)) / c * off)).sum(dim=1)
+
+    return velocity
+
+
+# %% tags=["solution"]
+still, b = torch.tensor(0, **double), 1.0
+v = mixture_velocity(tilted_mixture(*data, numbers(0), still))
+v_tilted = mixture_velocity(tilted_mixture(*data, numbers(b), still))
+
+
+# %% tags=["solution"]
+def paths(velocity, x, times):
+    """States of the memoryless noise, by Euler and Maruyama."""
+    states = [x]
+    for t, h in zip(times[:-1], times.diff(), strict=True):
+        noise = torch.randn(x.shape, generator=generator, **double)
+        drift = 2 * velocity(x, t.expand(len(x))) - x / t
+        x = x + h * drift + (2 * (1 - t) / t * h).sqrt() * noise
+        states.append(x)
+    return torch.stack(states)
+
+
+# %% tags=["solution"]
+generator = torch.Generator().manual_seed(0)
+start, times = torch.zeros(4000, **double), torch.linspace(0.4, 1, 201, **double)
+for name, follow in (("data", v), ("tilted", v_tilted)):
+    states = paths(follow, start, times)
+    target = adjoint_target(v, lambda x: b * torch.ones_like(x), states, times)[0]
+    error = target.std() / len(target) ** 0.5
+    print(f"paths of the {name} velocity: {target.mean():.2f} ± {error:.2f}")
+    if follow is v:
+        weight = torch.softmax(b * states[-1], dim=0)
+        print(f"the same, weighted: {(weight * target).sum():.2f}")
+exact = v_tilted(start[:1], times[:1])
+print(f"tilted velocity: {exact.item():.2f}")
+
+# %% tags=["solution"]
+C, y = numbers(1, 0.9, 0.9, 1).reshape(2, 2), torch.full((4000,), 2.0, **double)
+noise = torch.randn(4000, 2, generator=generator, **double)
+
+
+def untold(x, t):
+    """The first coordinate is led to y; the second does not hear of it."""
+    s, one = t[0], torch.eye(2, **double)
+    whole = torch.linalg.solve(s**2 * C + (1 - s) ** 2 * one, s * C - (1 - s) * one)
+    return torch.stack([(y - x[:, 0]) / (1 - s), (x @ whole)[:, 1]], dim=1)
+
+
+told = lambda x, t: velocity_given_first(x, t, 0 * C[0], C, y)  # noqa: E731
+
+# %% tags=["solution"]
+for steps in (20, 100, 500):
+    for name, field in (("told", told), ("untold", untold)):
+        x = noise
+        for i in range(steps):
+            x = x + field(x, torch.full((4000,), i / steps, **double)) / steps
+        mean, variance = x[:, 1].mean(), x[:, 1].var()
+        print(f"{steps} steps, {name}: mean {mean:.2f}, variance {variance:.2f}")
+
+# %% [markdown] tags=["solution"]
+# A linear reward first moves mass between the components: with $b=1$ the one on the right has 88 %. Once it has all, a larger reward has nothing left to choose, and moves the component itself, by $vb$. With $b=16$ it stands eight standard deviations from where it was, and no data are near. The tilted law is defined there all the same, and a network has never seen such states. The curved reward likes the middle best and draws both components into it, to where the data have a gap. Only small rewards keep to the data. This is why what is called a reward in practice is multiplied by a small number, or stopped early.
+#
+# Paths of the data's velocity give 1.71, which is too much. Weighted with $e^{r(X_1)}$, the same paths give the tilted velocity 1.45 up to the standard error and the steps, and so do the paths of the tilted velocity without weights. They are the same thing: the tilted process is the data's process with every path weighted by its $e^r$. So the targets are right on average on the paths of the velocity that one wants. Training draws its paths from the network as it is now: while it is wrong, its targets are wrong, too; when it has come to the tilted velocity, it stays there. Paths of the trained model alone are no substitute.
+#
+# With $C$ as here, the second coordinate given $y=2$ has mean $0.9\cdot2=1.8$ and variance $1-0.9^2=0.19$. Your velocity gives that; with few steps the variance is too small. The other one gives half the mean and three times the variance, with any number of steps. It knows of $y$ only what can be seen in $x^{(1)}$, which is mostly noise for half of the way. By then the second coordinate has gone towards places that do not fit. Each sample has $y$ where it should be, so every one of them obeys, and the law is wrong.
