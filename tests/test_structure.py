@@ -53,9 +53,9 @@ PARTS = {
         *["sampling", "settings", "run", "bits", "process", "options", "command", "__main__"],
     ],
     "coursework": [
-        *["exercises", "diffusion", "digits", "few_steps", "flows", "matching", "paths", "reflow"],
-        *["solvers", "transport", "catalogue", "outcomes", "checking", "borrowing", "worker"],
-        *["keeper", "process", "__init__", "grading", "__main__"],
+        *["exercises", "diffusion", "digits", "discrete", "few_steps", "flows", "matching"],
+        *["paths", "reflow", "solvers", "transport", "catalogue", "outcomes", "checking"],
+        *["borrowing", "worker", "keeper", "process", "__init__", "grading", "__main__"],
     ],
 }
 """The parts of a package, in an order in which each imports only from earlier ones."""

@@ -3,6 +3,7 @@
 from fmtutorial.coursework import (
     diffusion,
     digits,
+    discrete,
     few_steps,
     flows,
     matching,
@@ -23,6 +24,7 @@ SHEETS = {
     "07-diffusion": diffusion.EXERCISES,
     "08-mnist": digits.EXERCISES,
     "10-few-steps": few_steps.EXERCISES,
+    "12-discrete": discrete.EXERCISES,
 }
 """By the name of the notebook, in the order of the chapters."""
 
