@@ -69,6 +69,11 @@ class TokenPath:
         """The token that all noise has, if there is one."""
         return int(self.source.argmax()) if bool((self.source > 0).sum() == 1) else None
 
+    def noise(self, like: Tensor) -> Tensor:
+        """Return p_0 with the type of another tensor, in whose precision it sums to 1."""
+        source = self.source.to(like)
+        return source / source.sum()
+
     def check_data(self, x1: Tensor) -> None:
         """Raise unless x₁ holds tokens, and no mask."""
         check_tokens(x1, self.size, "x1")
@@ -79,8 +84,8 @@ class TokenPath:
         """Draw x_t given x₁; shapes (B, *event) and (B,), t in [0, 1]."""
         self.check_data(x1)
         check_times(t, "a path")
-        noise = self.source.to(x1.device).expand(*x1.shape, -1)
         alpha = self._alpha(t, x1)
+        noise = self.noise(alpha).expand(*x1.shape, -1)
         return draw_tokens((1 - alpha) * noise + alpha * one_hot(x1, noise), generator)
 
     def hazard(self, t: Tensor) -> Tensor:
@@ -97,7 +102,7 @@ class TokenPath:
         Source: Gat et al. 2024, Eq. 14. Chapter 12.
         """
         self.check_data(x1)
-        return self.rate(one_hot(x1, self.source), x, t)
+        return self.rate(one_hot(x1, self.noise(t)), x, t)
 
     def rate(self, posterior: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return ν_t (p̂ − δ_x), the marginal rate; t in [0, 1).
@@ -123,7 +128,7 @@ class TokenPath:
         self._check(posterior, x)
         check_times(t, "a path")
         alpha = self._alpha(t, x).to(posterior)
-        renewed = alpha * posterior + (1 - alpha) * self.source.to(posterior)
+        renewed = alpha * posterior + (1 - alpha) * self.noise(posterior)
         return renewed - one_hot(x, posterior)
 
     def step(self, posterior: Posterior, x: Tensor, t: Tensor, end: Tensor) -> Tensor:

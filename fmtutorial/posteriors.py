@@ -108,7 +108,7 @@ class ExactRate:
         check_times(t, "a path")
         flat = x.reshape(-1, positions)
         alpha = self.path.schedule.alpha(expand_time(t, flat.to(t))).to(self.law)
-        noise = (1 - alpha) * self.path.source.to(self.law)[flat]  # (B, d)
+        noise = (1 - alpha) * self.path.noise(self.law)[flat]  # (B, d)
         joint = self.law.expand(len(x), *self.law.shape)
         tokens = torch.arange(self.path.size, device=x.device)
         for i in range(positions):
@@ -190,10 +190,11 @@ def denoising_loss(
 
     Source: Gat et al. 2024, Eq. 27. Chapter 12.
     """
-    missed, _ = _surprise(model, x1, t, generator)
-    if len(missed) == 0:
+    check_kind(model, Denoiser, "model")
+    log_p = model.log_prob(model.path.sample(x1, t, generator), t)
+    if len(x1) == 0:
         raise ValueError("a batch of no sequences has no loss")
-    return missed.flatten(1).sum(1).mean() if missed.ndim > 1 else missed.mean()
+    return -log_p.gather(-1, x1.unsqueeze(-1)).sum() / len(x1)
 
 
 def likelihood_bound(
@@ -202,26 +203,19 @@ def likelihood_bound(
     """Return one term of a bound on −log p(x₁) for each sequence, shape (B,), in nats.
 
     Its mean over t uniform in [0, 1) and over x_t is at least −log p(x₁) of the chain with the
-    model's rates. A position with x_t = x₁ has ν (1 − p̂(x_t)), any other −ν log p̂(x₁). With a
-    mask the first are 0, and the exact posterior makes the mean of the bound the entropy.
+    model's rates. A position with x_t = x₁ has ν (1 − p̂(x_t)), any other −ν (log p̂(x₁) +
+    p̂(x_t)). With a mask that is −ν log p̂(x₁) where it is masked, and 0 elsewhere.
 
     Arguments as of ``denoising_loss``, t in [0, 1).
 
     Source: Campbell et al. 2022, Prop. 2; Shaul et al. 2024 for these paths. Chapter 12.
     """
-    missed, here = _surprise(model, x1, t, generator)
-    terms = torch.where(here.isnan(), missed, 1 - here)
-    return model.path.hazard(t) * terms.reshape(*x1.shape[:1], -1).sum(1)
-
-
-def _surprise(
-    model: Denoiser, x1: Tensor, t: Tensor, generator: Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Return −log p̂(x₁ | x_t), and p̂(x_t | x_t) where that is the data's token, else NaN."""
     check_kind(model, Denoiser, "model")
     x = model.path.sample(x1, t, generator)
-    log_p = model.log_prob(x, t).gather(-1, x1.unsqueeze(-1)).squeeze(-1)
-    return -log_p, torch.where(x == x1, log_p.exp(), torch.nan)
+    log_p = model.log_prob(x, t)
+    right, here = (log_p.gather(-1, at.unsqueeze(-1)).squeeze(-1) for at in (x1, x))
+    terms = torch.where(x == x1, 1, -right) - here.exp()
+    return model.path.hazard(t) * terms.reshape(len(x), -1).sum(1)
 
 
 def _keep(table: Tensor, dim: int) -> Tensor:
