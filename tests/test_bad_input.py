@@ -29,7 +29,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmtutorial
-from fmtutorial import checkpoints, metrics, paths, solvers, training
+from fmtutorial import checkpoints, discrete, metrics, paths, posteriors, solvers, training
 from fmtutorial.distributions import Gaussian, GaussianMixture, two_moons
 from fmtutorial.exact import ExactField
 from fmtutorial.images.batches import Batch
@@ -298,6 +298,54 @@ def schedule():
     return thing(paths.COSINE, path=PATH)
 
 
+def sequence(n=3, size=3):
+    """Tokens of two positions."""
+    return torch.arange(2 * n).reshape(n, 2) * 2 % size
+
+
+def tokens(x, size=3):
+    """One batch of tokens below a size."""
+    wrong = {"too large": x + size, "negative": x - size, "scalar": x[0, 0]}
+    return tensor(x, torch.float32).but(int32=x.int(), **wrong)._replace(empty=x[:0])
+
+
+def table(x):
+    """For each token of a batch, and for each of the tokens there are."""
+    wrong = {"nan": x * NAN, "inf": x * INF, "negative": -x, "double": 2 * x + 1, "rank": x[None]}
+    return tensor(x).but(fewer=x[:-1], **wrong)._replace(empty=x[:0])
+
+
+def posterior_of_three(x, t):
+    return torch.full((*x.shape, 3), 1 / 3, device=x.device)
+
+
+def rate_of_three(x, t):
+    return discrete.uniform_path(3).rate(posterior_of_three(x, t), x, t)
+
+
+def step_of_three(x, t, end):
+    return posterior_of_three(x, t)
+
+
+def law_of_three():
+    law = torch.tensor([[0.3, 0.1, 0.1], [0.1, 0.1, 0.05], [0.05, 0.1, 0.1]])
+    wrong = {"nan": law * NAN, "inf": law * INF, "negative": -law, "double": 2 * law}
+    return tensor(law).but(smaller=law[:2, :2] * 2, oblong=law[:2] * 2, **wrong)
+
+
+def token_path():
+    return thing(discrete.uniform_path(3), affine=PATH)
+
+
+def denoiser():
+    return posteriors.Denoiser(lambda x, t: x.unsqueeze(-1) * torch.ones(3), token_path().good)
+
+
+def of_tokens(*names):
+    """A state of tokens, each rank of which another argument fixes, and its time."""
+    return {"x": tokens(sequence()), "t": times(clock())}
+
+
 def ax():
     return thing(plt.figure().gca())
 
@@ -460,6 +508,70 @@ def sampler():
 CALLS = {
     "assignment.assignment": lambda: {"cost": costs()},
     "assignment.cost_matrix": lambda: distances("x", "y"),
+    "chains.all_states": lambda: {
+        "size": count(3, 2),
+        "positions": count(2).but("negative"),
+    },
+    **{
+        f"chains.{name}": lambda: {
+            "probabilities": table(posterior_of_three(sequence(), None)),
+            "x": tokens(sequence()),
+            "name": Argument("p", {}),
+        }
+        for name in ("check_probabilities",)
+    },
+    "chains.check_rates": lambda: {
+        "rates": table(rate_of_three(sequence(), clock())),
+        "x": tokens(sequence()),
+    },
+    "chains.check_table": lambda: {
+        "table": table(posterior_of_three(sequence(), None)).but("negative", "double"),
+        "x": tokens(sequence()),
+        "name": Argument("p", {}),
+    },
+    "chains.check_tokens": lambda: {
+        "x": tokens(sequence()),
+        "size": count(3, 2),
+        "name": Argument("x", {}),
+    },
+    "chains.draw_tokens": lambda: {
+        "probabilities": table(posterior_of_three(sequence(), None)).but(
+            "double", "rank", "fewer"
+        ),
+        "generator": optional(generator()),
+    },
+    "chains.expand_length": lambda: {
+        "t": times(clock()),
+        "end": times(clock() + 0.1),
+        "x": tokens(sequence()).but("too large", "negative", "other dtype", "int32"),
+    },
+    **{
+        f"chains.{name}": lambda: {
+            "rate": function(rate_of_three),
+            "x": tokens(sequence()),
+            "t": times(clock()),
+            "end": times(clock() + 0.1),
+        }
+        for name in ("euler_step", "leap_step")
+    },
+    "chains.one_hot": lambda: {
+        "x": tokens(sequence()),
+        "like": tensor(torch.ones(2, 3)).but("number"),
+    },
+    "chains.rate_matrix": lambda: {
+        "rates": table(rate_of_three(states_of_three(), torch.zeros(9))).but("rank")
+        ._replace(empty=None),
+    },
+    "chains.simulate": lambda: {
+        "step": function(step_of_three),
+        "x": tokens(sequence()).but(),
+        "times": up(),
+        "generator": optional(generator()),
+    },
+    "chains.step_matrix": lambda: {
+        "probabilities": table(posterior_of_three(states_of_three(), None))
+        ._replace(empty=None),
+    },
     "checkpoints.as_path": lambda: {"path": file(folder() / "a")},
     "checkpoints.check_form": lambda: {
         "found": thing({"a": 1}, list=[1], other={"b": 1}, kind={"a": "x"}),

@@ -39,6 +39,9 @@ LEVELS = {
     "distribution_matching": 3,
     "conventions": 4,
     "flow_maps": 4,
+    "chains": 3,
+    "discrete": 4,
+    "posteriors": 5,
     "images": 5,
     "coursework": 6,
 }
