@@ -12,7 +12,7 @@ import { Plane } from "./plane.js";
 import { generator, normal } from "./random.js";
 
 const EXTENT = 2;
-const TOKENS = "ABC";
+const TOKENS = "abc";
 const SEQUENCES = 80; // that are drawn
 const SECONDS = 5;
 const GRIDS = [1, 2, 4, 8, 16, 32]; // steps, of the chart
