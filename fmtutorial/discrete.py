@@ -23,8 +23,10 @@ from fmtutorial.fields import (
     check_count,
     check_kind,
     check_number,
+    check_state,
     check_times,
     expand_time,
+    flatten,
     generator_device,
 )
 from fmtutorial.paths import LINEAR, Schedule
@@ -71,6 +73,7 @@ class TokenPath:
 
     def noise(self, like: Tensor) -> Tensor:
         """Return p_0 with the type of another tensor, in whose precision it sums to 1."""
+        check_state(like, "like")
         source = self.source.to(like)
         return source / source.sum()
 
@@ -102,6 +105,7 @@ class TokenPath:
         Source: Gat et al. 2024, Eq. 14. Chapter 12.
         """
         self.check_data(x1)
+        check_times(t, "a path")
         return self.rate(one_hot(x1, self.noise(t)), x, t)
 
     def rate(self, posterior: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -214,7 +218,7 @@ def ring(
     check_number(end, "end", low=start, high=1, without_high=path.mask is None)
     device = generator_device(generator)
     t = torch.full(x.shape[:1], float(start), device=x.device)
-    flat, dtype = x.reshape(len(x), -1), torch.get_default_dtype()
+    flat, dtype = flatten(x), torch.get_default_dtype()
     left, last = (1 - path.schedule.alpha(t * 0 + time) for time in (start, end))
     while True:
         live = (flat == path.mask if path.mask is not None else flat >= 0).to(dtype)
