@@ -1133,6 +1133,7 @@ CALLS = {
     },
     "labs.hardware": lambda: {"device": device()},
     "labs.record": lambda: {"name": text("key"), "value": number(1.5).but("text")},
+    "labs.shakespeare_words": lambda: {},
     "labs.stored_results": lambda: {"name": name(stored())},
     "likelihood.divergence": lambda: {
         "field": function(velocity),
