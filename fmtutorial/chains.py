@@ -63,7 +63,7 @@ def check_rates(rates: Tensor, x: Tensor) -> None:
         ValueError: another shape, a rate that is not finite, one off the present token that is
             negative, or rates that do not sum to zero, up to rounding.
 
-    Source: Norris 1997, Sec. 2.1. Chapter 12.
+    Source: Norris 1997. Chapter 12.
     """
     check_table(rates, x, "rates")
     if not bool(rates.isfinite().all()):
@@ -139,7 +139,7 @@ def euler_step(rate: TokenRate, x: Tensor, t: Tensor, end: Tensor) -> Tensor:
     Raises:
         ValueError: h times the rate of leaving a token is above 1.
 
-    Source: Campbell et al. 2024, Sec. 3. Chapter 12.
+    Source: Campbell et al. 2024. Chapter 12.
     """
     h, rates = expand_length(t, end, x), _rates(rate, x, t)
     found = one_hot(x, rates) + h * rates
@@ -158,7 +158,7 @@ def leap_step(rate: TokenRate, x: Tensor, t: Tensor, end: Tensor) -> Tensor:
     It stays with probability e^(−h λ), with λ the rate of leaving, and else goes where the rates
     say. Arguments and result as of ``euler_step``; the step may have any length.
 
-    Source: Gillespie 2001; Campbell et al. 2022, Sec. 4.3. Chapter 12.
+    Source: Gillespie 2001; Campbell et al. 2022. Chapter 12.
     """
     h, rates = expand_length(t, end, x), _rates(rate, x, t)
     here = one_hot(x, rates)
@@ -203,7 +203,7 @@ def simulate(
     Raises:
         ValueError: the grid does not increase, or a step does not return probabilities.
 
-    Source: Campbell et al. 2024, Algorithm 1. Chapter 12.
+    Source: Campbell et al. 2024. Chapter 12.
     """
     check_callable(step, "step")
     check_times(check_grid(times), "a chain")
@@ -235,7 +235,7 @@ def rate_matrix(rates: Tensor) -> Tensor:
 
     Shapes (N, d, S) to (N, N), with N = S^d. A row p of probabilities obeys dp/dt = p Q.
 
-    Source: Norris 1997, Sec. 2.1. Chapter 12.
+    Source: Norris 1997. Chapter 12.
     """
     states = _listed(rates, "rates")
     check_rates(rates, states)
@@ -251,7 +251,7 @@ def step_matrix(probabilities: Tensor) -> Tensor:
     Shapes (N, d, S) to (N, N), with N = S^d. Positions move independently: M(x, y) is a product
     over them. A row p of probabilities becomes p M.
 
-    Source: Campbell et al. 2024, Sec. 3. Chapter 12.
+    Source: Campbell et al. 2024. Chapter 12.
     """
     states = _listed(probabilities, "probabilities")
     check_probabilities(probabilities, states)

@@ -47,7 +47,7 @@ class TokenPath:
             and then data and posteriors do not have that token.
         schedule: of the data's weight.
 
-    Source: Gat et al. 2024, Eq. 8; Campbell et al. 2024, Sec. 4. Chapter 12.
+    Source: Gat et al. 2024; Campbell et al. 2024. Chapter 12.
     """
 
     source: Tensor
@@ -102,7 +102,7 @@ class TokenPath:
     def conditional_rate(self, x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
         """Return ν_t (δ_{x₁} − δ_x), shape (B, *event, S); t in [0, 1).
 
-        Source: Gat et al. 2024, Eq. 14. Chapter 12.
+        Source: Gat et al. 2024. Chapter 12.
         """
         self.check_data(x1)
         check_times(t, "a path")
@@ -116,7 +116,7 @@ class TokenPath:
             x: tokens, shape (B, *event).
             t: shape (B,).
 
-        Source: Gat et al. 2024, Eq. 14 and Table 1. Chapter 12.
+        Source: Gat et al. 2024. Chapter 12.
         """
         self._check(posterior, x)
         hazard = expand_time(self.hazard(t), x.to(t)).unsqueeze(-1)
@@ -127,7 +127,7 @@ class TokenPath:
 
         Arguments as of ``rate``. Added to it with any factor ≥ 0 it changes no marginal.
 
-        Source: Campbell et al. 2024, Sec. 3.2; Gat et al. 2024, Sec. 3.3. Chapter 12.
+        Source: Campbell et al. 2024; Gat et al. 2024. Chapter 12.
         """
         self._check(posterior, x)
         check_times(t, "a path")
@@ -141,7 +141,7 @@ class TokenPath:
         The posterior stands still, and ν is integrated exactly: for data of one token and a mask
         there is no error. A ``TokenStep``, with the posterior bound; t in [0, 1).
 
-        Source: Sahoo et al. 2024, Eq. 7, with time reversed. Chapter 12.
+        Source: Sahoo et al. 2024, with time reversed. Chapter 12.
         """
         check_callable(posterior, "posterior")
         expand_length(t, end, x)  # checks both

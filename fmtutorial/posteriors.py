@@ -37,7 +37,7 @@ class ExactRate:
     Raises:
         ValueError: a sequence x that the path never shows at t, or a law with a mask in it.
 
-    Source: Gat et al. 2024, Eq. 13 to 15. Chapter 12.
+    Source: Gat et al. 2024. Chapter 12.
     """
 
     path: TokenPath
@@ -167,7 +167,7 @@ def guided_posterior(posterior: Posterior, conditional: Posterior, scale: float)
     Raises:
         ValueError: a token that the label allows has no probability without it.
 
-    Source: Nisonoff et al. 2024, Sec. 3 for rates. Chapter 12.
+    Source: Nisonoff et al. 2024 for rates. Chapter 12.
     """
     check_callable(posterior, "posterior")
     check_callable(conditional, "conditional")
@@ -202,7 +202,7 @@ def denoising_loss(
     Returns:
         Shape (), in nats a sequence.
 
-    Source: Gat et al. 2024, Eq. 27. Chapter 12.
+    Source: Gat et al. 2024. Chapter 12.
     """
     check_kind(model, Denoiser, "model")
     log_p = model.log_prob(model.path.sample(x1, t, generator), t)
@@ -222,7 +222,7 @@ def likelihood_bound(
 
     Arguments as of ``denoising_loss``, t in [0, 1).
 
-    Source: Campbell et al. 2022, Prop. 2; Shaul et al. 2024 for these paths. Chapter 12.
+    Source: Campbell et al. 2022; Shaul et al. 2024 for these paths. Chapter 12.
     """
     check_kind(model, Denoiser, "model")
     x = model.path.sample(x1, t, generator)
