@@ -12,6 +12,7 @@ from torch.nn import functional
 from fmtutorial.fields import (
     check_callable,
     check_count,
+    check_state,
     check_times,
     expand_time,
     generator_device,
@@ -27,6 +28,8 @@ not negative; that at the present token is minus their sum.
 
 TokenStep = Callable[[Tensor, Tensor, Tensor], Tensor]
 """step(x, t, end), shape (B, *event, S): the law of each position's token at time end."""
+
+ANY = 2**62  # tokens, where their number is not known
 
 
 def check_tokens(x: Tensor, size: int, name: str = "x") -> None:
@@ -60,7 +63,7 @@ def check_rates(rates: Tensor, x: Tensor) -> None:
         ValueError: another shape, a rate that is not finite, one off the present token that is
             negative, or rates that do not sum to zero, up to rounding.
 
-    Source: Norris 1997, Sec. 2.1. Chapter 12.
+    Source: Norris 1997. Chapter 12.
     """
     check_table(rates, x, "rates")
     if not bool(rates.isfinite().all()):
@@ -105,12 +108,14 @@ def check_table(table: Tensor, x: Tensor, name: str) -> None:
 
 def one_hot(x: Tensor, like: Tensor) -> Tensor:
     """Return 1 at the tokens of x and 0 elsewhere, shape (*x.shape, S), with S and type of like."""
+    check_state(like, "like")
     check_tokens(x, like.shape[-1])
     return functional.one_hot(x, like.shape[-1]).to(like)
 
 
 def expand_length(t: Tensor, end: Tensor, x: Tensor) -> Tensor:
     """Return end − t in [0, 1] with the dimensions of rates, (B, 1, …, 1), or raise."""
+    check_tokens(x, ANY)
     for time in (t, end):
         check_times(time, "a chain")
     h = (expand_time(end, x.to(end)) - expand_time(t, x.to(t))).unsqueeze(-1)
@@ -134,9 +139,9 @@ def euler_step(rate: TokenRate, x: Tensor, t: Tensor, end: Tensor) -> Tensor:
     Raises:
         ValueError: h times the rate of leaving a token is above 1.
 
-    Source: Campbell et al. 2024, Sec. 3. Chapter 12.
+    Source: Campbell et al. 2024. Chapter 12.
     """
-    rates, h = _rates(rate, x, t), expand_length(t, end, x)
+    h, rates = expand_length(t, end, x), _rates(rate, x, t)
     found = one_hot(x, rates) + h * rates
     if bool((found < -1e-5).any()):
         raise ValueError(
@@ -153,9 +158,9 @@ def leap_step(rate: TokenRate, x: Tensor, t: Tensor, end: Tensor) -> Tensor:
     It stays with probability e^(−h λ), with λ the rate of leaving, and else goes where the rates
     say. Arguments and result as of ``euler_step``; the step may have any length.
 
-    Source: Gillespie 2001; Campbell et al. 2022, Sec. 4.3. Chapter 12.
+    Source: Gillespie 2001; Campbell et al. 2022. Chapter 12.
     """
-    rates, h = _rates(rate, x, t), expand_length(t, end, x)
+    h, rates = expand_length(t, end, x), _rates(rate, x, t)
     here = one_hot(x, rates)
     leaving = torch.where(here.bool(), 0, rates)
     total = leaving.sum(-1, keepdim=True)
@@ -198,13 +203,13 @@ def simulate(
     Raises:
         ValueError: the grid does not increase, or a step does not return probabilities.
 
-    Source: Campbell et al. 2024, Algorithm 1. Chapter 12.
+    Source: Campbell et al. 2024. Chapter 12.
     """
     check_callable(step, "step")
     check_times(check_grid(times), "a chain")
     if bool((times.diff() < 0).any()):
         raise ValueError("times decrease; a chain runs forward: pass times.flip(0)")
-    check_tokens(x, 2**62)
+    check_tokens(x, ANY)
     for t, end in zip(times[:-1], times[1:], strict=True):
         probabilities = step(x, t.expand(len(x)), end.expand(len(x)))
         check_probabilities(probabilities, x)
@@ -230,7 +235,7 @@ def rate_matrix(rates: Tensor) -> Tensor:
 
     Shapes (N, d, S) to (N, N), with N = S^d. A row p of probabilities obeys dp/dt = p Q.
 
-    Source: Norris 1997, Sec. 2.1. Chapter 12.
+    Source: Norris 1997. Chapter 12.
     """
     states = _listed(rates, "rates")
     check_rates(rates, states)
@@ -246,7 +251,7 @@ def step_matrix(probabilities: Tensor) -> Tensor:
     Shapes (N, d, S) to (N, N), with N = S^d. Positions move independently: M(x, y) is a product
     over them. A row p of probabilities becomes p M.
 
-    Source: Campbell et al. 2024, Sec. 3. Chapter 12.
+    Source: Campbell et al. 2024. Chapter 12.
     """
     states = _listed(probabilities, "probabilities")
     check_probabilities(probabilities, states)

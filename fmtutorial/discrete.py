@@ -23,8 +23,10 @@ from fmtutorial.fields import (
     check_count,
     check_kind,
     check_number,
+    check_state,
     check_times,
     expand_time,
+    flatten,
     generator_device,
 )
 from fmtutorial.paths import LINEAR, Schedule
@@ -45,7 +47,7 @@ class TokenPath:
             and then data and posteriors do not have that token.
         schedule: of the data's weight.
 
-    Source: Gat et al. 2024, Eq. 8; Campbell et al. 2024, Sec. 4. Chapter 12.
+    Source: Gat et al. 2024; Campbell et al. 2024. Chapter 12.
     """
 
     source: Tensor
@@ -71,6 +73,7 @@ class TokenPath:
 
     def noise(self, like: Tensor) -> Tensor:
         """Return p_0 with the type of another tensor, in whose precision it sums to 1."""
+        check_state(like, "like")
         source = self.source.to(like)
         return source / source.sum()
 
@@ -99,9 +102,10 @@ class TokenPath:
     def conditional_rate(self, x: Tensor, x1: Tensor, t: Tensor) -> Tensor:
         """Return ν_t (δ_{x₁} − δ_x), shape (B, *event, S); t in [0, 1).
 
-        Source: Gat et al. 2024, Eq. 14. Chapter 12.
+        Source: Gat et al. 2024. Chapter 12.
         """
         self.check_data(x1)
+        check_times(t, "a path")
         return self.rate(one_hot(x1, self.noise(t)), x, t)
 
     def rate(self, posterior: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -112,7 +116,7 @@ class TokenPath:
             x: tokens, shape (B, *event).
             t: shape (B,).
 
-        Source: Gat et al. 2024, Eq. 14 and Table 1. Chapter 12.
+        Source: Gat et al. 2024. Chapter 12.
         """
         self._check(posterior, x)
         hazard = expand_time(self.hazard(t), x.to(t)).unsqueeze(-1)
@@ -123,7 +127,7 @@ class TokenPath:
 
         Arguments as of ``rate``. Added to it with any factor ≥ 0 it changes no marginal.
 
-        Source: Campbell et al. 2024, Sec. 3.2; Gat et al. 2024, Sec. 3.3. Chapter 12.
+        Source: Campbell et al. 2024; Gat et al. 2024. Chapter 12.
         """
         self._check(posterior, x)
         check_times(t, "a path")
@@ -137,7 +141,7 @@ class TokenPath:
         The posterior stands still, and ν is integrated exactly: for data of one token and a mask
         there is no error. A ``TokenStep``, with the posterior bound; t in [0, 1).
 
-        Source: Sahoo et al. 2024, Eq. 7, with time reversed. Chapter 12.
+        Source: Sahoo et al. 2024, with time reversed. Chapter 12.
         """
         check_callable(posterior, "posterior")
         expand_length(t, end, x)  # checks both
@@ -214,7 +218,7 @@ def ring(
     check_number(end, "end", low=start, high=1, without_high=path.mask is None)
     device = generator_device(generator)
     t = torch.full(x.shape[:1], float(start), device=x.device)
-    flat, dtype = x.reshape(len(x), -1), torch.get_default_dtype()
+    flat, dtype = flatten(x), torch.get_default_dtype()
     left, last = (1 - path.schedule.alpha(t * 0 + time) for time in (start, end))
     while True:
         live = (flat == path.mask if path.mask is not None else flat >= 0).to(dtype)

@@ -3,6 +3,7 @@
 Chapter 12.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,14 @@ from torch import Generator, Tensor
 
 from fmtutorial.chains import all_states, check_probabilities, check_tokens
 from fmtutorial.discrete import Posterior, TokenPath
-from fmtutorial.fields import check_callable, check_kind, check_number, check_times, expand_time
+from fmtutorial.fields import (
+    check_callable,
+    check_kind,
+    check_number,
+    check_times,
+    expand_time,
+    flatten,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +37,7 @@ class ExactRate:
     Raises:
         ValueError: a sequence x that the path never shows at t, or a law with a mask in it.
 
-    Source: Gat et al. 2024, Eq. 13 to 15. Chapter 12.
+    Source: Gat et al. 2024. Chapter 12.
     """
 
     path: TokenPath
@@ -61,7 +69,7 @@ class ExactRate:
     def posterior(self, x: Tensor, t: Tensor) -> Tensor:
         """Return p̂, the law of each position's data token given x_t = x; (B, *event, S)."""
         joint = self._joint(x, t)
-        total = joint.flatten(1).sum(1)
+        total = flatten(joint).sum(1)
         if bool((total <= 0).any()):
             wrong = x[total <= 0][0].tolist()
             raise ValueError(f"the path never shows {wrong} at this t; no law of x₁ belongs to it")
@@ -75,7 +83,7 @@ class ExactRate:
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """Return log p_t(x), shape (B,); −∞ where the path never is."""
-        return self._joint(x, t).flatten(1).sum(1).log()
+        return flatten(self._joint(x, t)).sum(1).log()
 
     def target_entropy(self, x: Tensor, t: Tensor) -> Tensor:
         """Return Σ H(x₁^i | x_t = x) over positions, shape (B,), in nats.
@@ -83,14 +91,16 @@ class ExactRate:
         No network can push the denoising loss below its mean over x_t and t.
         """
         p = self.posterior(x, t)
-        return torch.special.entr(p).reshape(*x.shape[:1], -1).sum(1)
+        return flatten(torch.special.entr(p)).sum(1)
 
     def law_at(self, t: Tensor) -> Tensor:
         """Return the table of p_t for each t; shapes (B,) to (B, S, …, S)."""
         states = all_states(self.path.size, self.law.ndim).to(self.law.device)
         check_times(t, "a path")
+        if t.ndim != 1:
+            raise ValueError(f"t has shape {tuple(t.shape)}; pass (B,), one for each table")
         found = [self._joint(states, one.expand(len(states))).flatten(1).sum(1) for one in t]
-        return torch.stack(found).reshape(-1, *self.law.shape)
+        return torch.stack(found).reshape(-1, *self.law.shape) if len(t) else self.law[None][:0]
 
     @cached_property
     def _sums(self) -> Tensor:
@@ -100,20 +110,21 @@ class ExactRate:
     def _joint(self, x: Tensor, t: Tensor) -> Tensor:
         """Return p(x₁) p_t(x | x₁) for each sequence x₁, shape (B, S, …, S)."""
         check_tokens(x, self.path.size)
-        positions = x[0].numel() if len(x) else x.new_empty(x.shape[1:]).numel()
+        flat, positions = flatten(x), math.prod(x.shape[1:])
         if positions != self.law.ndim:
             raise ValueError(
                 f"x has {positions} positions; the law has {self.law.ndim}, one for each dimension"
             )
         check_times(t, "a path")
-        flat = x.reshape(-1, positions)
         alpha = self.path.schedule.alpha(expand_time(t, flat.to(t))).to(self.law)
         noise = (1 - alpha) * self.path.noise(self.law)[flat]  # (B, d)
         joint = self.law.expand(len(x), *self.law.shape)
         tokens = torch.arange(self.path.size, device=x.device)
         for i in range(positions):
             kernel = noise[:, i, None] + alpha * (tokens == flat[:, i, None])  # (B, S)
-            joint = joint * kernel.reshape(len(x), *[1] * i, -1, *[1] * (positions - 1 - i))
+            joint = joint * kernel.reshape(
+                len(x), *[1] * i, self.path.size, *[1] * (positions - 1 - i)
+            )
         return joint
 
 
@@ -137,6 +148,9 @@ class Denoiser:
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """Return log p̂, shape (B, *event, S)."""
+        check_tokens(x, self.path.size)
+        check_times(t, "a path")
+        expand_time(t, x.to(t))
         return self.path.log_posterior(self.network(x, t), x)
 
 
@@ -153,7 +167,7 @@ def guided_posterior(posterior: Posterior, conditional: Posterior, scale: float)
     Raises:
         ValueError: a token that the label allows has no probability without it.
 
-    Source: Nisonoff et al. 2024, Sec. 3 for rates. Chapter 12.
+    Source: Nisonoff et al. 2024 for rates. Chapter 12.
     """
     check_callable(posterior, "posterior")
     check_callable(conditional, "conditional")
@@ -188,7 +202,7 @@ def denoising_loss(
     Returns:
         Shape (), in nats a sequence.
 
-    Source: Gat et al. 2024, Eq. 27. Chapter 12.
+    Source: Gat et al. 2024. Chapter 12.
     """
     check_kind(model, Denoiser, "model")
     log_p = model.log_prob(model.path.sample(x1, t, generator), t)
@@ -208,16 +222,17 @@ def likelihood_bound(
 
     Arguments as of ``denoising_loss``, t in [0, 1).
 
-    Source: Campbell et al. 2022, Prop. 2; Shaul et al. 2024 for these paths. Chapter 12.
+    Source: Campbell et al. 2022; Shaul et al. 2024 for these paths. Chapter 12.
     """
     check_kind(model, Denoiser, "model")
     x = model.path.sample(x1, t, generator)
     log_p = model.log_prob(x, t)
     right, here = (log_p.gather(-1, at.unsqueeze(-1)).squeeze(-1) for at in (x1, x))
     terms = torch.where(x == x1, 1, -right) - here.exp()
-    return model.path.hazard(t) * terms.reshape(len(x), -1).sum(1)
+    return model.path.hazard(t) * flatten(terms).sum(1)
 
 
 def _keep(table: Tensor, dim: int) -> Tensor:
     """Sum a batch of tables over all dimensions but one; shape (B, S)."""
-    return table.movedim(dim, -1).reshape(len(table), -1, table.shape[dim]).sum(1)
+    others = [1 + i for i in range(table.ndim - 1) if 1 + i != dim]
+    return table.sum(others) if others else table

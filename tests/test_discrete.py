@@ -211,7 +211,7 @@ def test_a_corrector_mends_a_wrong_law():
     exact, t = exact_for(uniform_path(3), positions=2), 0.8
     states, posterior = everywhere(exact, t, "posterior")
     rates = exact.path.corrector_rate(posterior, states, torch.full((9,), t, dtype=DOUBLE))
-    p = torch.full((9,), 1 / 9, dtype=DOUBLE) @ torch.matrix_exp(30 * rate_matrix(rates))
+    p = torch.full((9,), 1 / 9, dtype=DOUBLE) @ torch.matrix_exp(60 * rate_matrix(rates))
     assert distance(p, exact.law_at(double([t]))) < 1e-6
 
 
