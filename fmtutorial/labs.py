@@ -111,6 +111,15 @@ def stored_results(name: str) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def shakespeare_words() -> list[str]:
+    """Return 8107 words of 3 to 8 letters from plays of Shakespeare, in order of the alphabet.
+
+    Those that the plays write in small letters, and without an apostrophe. Chapter 12.
+    """
+    file = resources.files("fmtutorial") / "data" / "words.txt"
+    return file.read_text(encoding="ascii").split()
+
+
 def hardware(device: torch.device) -> dict[str, str | int]:
     """Name the hardware and the versions that a result comes from."""
     if not isinstance(device, torch.device):

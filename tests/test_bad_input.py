@@ -29,8 +29,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmtutorial
-from fmtutorial import checkpoints, metrics, paths, rewards, solvers, training
 from fmtutorial.bridges import Bridge
+from fmtutorial import checkpoints, discrete, metrics, paths, posteriors, rewards, solvers, training
 from fmtutorial.distributions import Gaussian, GaussianMixture, two_moons
 from fmtutorial.exact import ExactField
 from fmtutorial.exact_bridges import ExactBridge
@@ -300,6 +300,84 @@ def schedule():
     return thing(paths.COSINE, path=PATH)
 
 
+def sequence(n=3, size=3):
+    """Tokens of two positions."""
+    return torch.arange(2 * n).reshape(n, 2) * 2 % size
+
+
+def tokens(x, size=3):
+    """One batch of tokens below a size."""
+    wrong = {"too large": x + size, "negative": x - size, "scalar": x[0, 0]}
+    return tensor(x, torch.float32).but(int32=x.int(), **wrong)._replace(empty=x[:0])
+
+
+def table(x):
+    """For each token of a batch, and for each of the tokens there are."""
+    wrong = {"nan": x * NAN, "inf": x * INF, "negative": -x, "double": 2 * x + 1, "rank": x[None]}
+    return tensor(x).but(fewer=x[:-1], **wrong)._replace(empty=x[:0])
+
+
+def posterior_of_three(x, t):
+    return torch.full((*x.shape, 3), 1 / 3, device=x.device)
+
+
+def rate_of_three(x, t):
+    return discrete.uniform_path(3).rate(posterior_of_three(x, t), x, t)
+
+
+def step_of_three(x, t, end):
+    return posterior_of_three(x, t)
+
+
+def law_of_three():
+    law = torch.tensor([[0.3, 0.1, 0.1], [0.1, 0.1, 0.05], [0.05, 0.1, 0.1]])
+    wrong = {"nan": law * NAN, "inf": law * INF, "negative": -law, "double": 2 * law}
+    return tensor(law).but(smaller=law[:2, :2] * 2, oblong=law[:2] * 2, **wrong)
+
+
+def token_path():
+    return thing(discrete.uniform_path(3), affine=PATH)
+
+
+def denoiser():
+    return posteriors.Denoiser(lambda x, t: x.unsqueeze(-1) * torch.ones(3), token_path().good)
+
+
+def states_of_three():
+    return torch.cartesian_prod(torch.arange(3), torch.arange(3))
+
+
+def of_tokens():
+    """Tokens and their times."""
+    return {"x": tokens(sequence()), "t": times(clock())}
+
+
+def with_posterior():
+    return {"posterior": table(posterior_of_three(sequence(), None)), **of_tokens()}
+
+
+def of_exact_rate():
+    x = tokens(sequence())
+    return {"on": exact_rate(), **of_tokens(), "x": x.but(rank=x.good[..., None].expand(3, 2, 2))}
+
+
+def exact_rate():
+    return posteriors.ExactRate(discrete.uniform_path(3), law_of_three().good)
+
+
+def of_token_loss():
+    return {
+        "model": thing(denoiser(), network=posterior_of_three),
+        "x1": tokens(sequence()),
+        "t": times(clock()),
+        "generator": optional(generator()),
+    }
+
+
+def at_tokens(posterior):
+    return posterior(sequence(), clock())
+
+
 def ax():
     return thing(plt.figure().gca())
 
@@ -549,6 +627,64 @@ CALLS = {
         "first": share(3),
         "last": share(3),
         "iterations": count(5),
+    "chains.all_states": lambda: {
+        "size": count(3, 2),
+        "positions": count(2).but("negative"),
+    },
+    "chains.check_probabilities": lambda: {
+        "probabilities": table(posterior_of_three(sequence(), None)),
+        "x": tokens(sequence()),
+        "name": Argument("p", {}),
+    },
+    "chains.check_rates": lambda: {
+        "rates": table(rate_of_three(sequence(), clock())),
+        "x": tokens(sequence()),
+    },
+    "chains.check_table": lambda: {
+        "table": table(posterior_of_three(sequence(), None)).but("negative", "double"),
+        "x": tokens(sequence()),
+        "name": Argument("p", {}),
+    },
+    "chains.check_tokens": lambda: {
+        "x": tokens(sequence()),
+        "size": count(3, 2),
+        "name": Argument("x", {}),
+    },
+    "chains.draw_tokens": lambda: {
+        "probabilities": table(posterior_of_three(sequence(), None)).but("double", "rank", "fewer"),
+        "generator": optional(generator()),
+    },
+    "chains.expand_length": lambda: {
+        "t": times(clock()),
+        "end": times(clock() + 0.1),
+        "x": tokens(sequence()).but("too large", "negative", "other dtype", "int32"),
+    },
+    **{
+        f"chains.{name}": lambda: {
+            "rate": function(rate_of_three),
+            "x": tokens(sequence()),
+            "t": times(clock()),
+            "end": times(clock() + 0.1),
+        }
+        for name in ("euler_step", "leap_step")
+    },
+    "chains.one_hot": lambda: {
+        "x": tokens(sequence()),
+        "like": tensor(torch.ones(2, 3)).but("number"),
+    },
+    "chains.rate_matrix": lambda: {
+        "rates": table(rate_of_three(states_of_three(), torch.zeros(9)))
+        .but("rank")
+        ._replace(empty=None),
+    },
+    "chains.simulate": lambda: {
+        "step": function(step_of_three),
+        "x": tokens(sequence()).but(),
+        "times": up(),
+        "generator": optional(generator()),
+    },
+    "chains.step_matrix": lambda: {
+        "probabilities": table(posterior_of_three(states_of_three(), None))._replace(empty=None),
     },
     "checkpoints.as_path": lambda: {"path": file(folder() / "a")},
     "checkpoints.check_form": lambda: {
@@ -647,6 +783,70 @@ CALLS = {
         "path": path(),
         "noise_level": function(lambda t: 1 - t).but("gives integers"),
         "generator": generator(),
+    },
+    "discrete.TokenPath": lambda: {
+        "source": tensor(torch.ones(3) / 3).but(
+            negative=torch.tensor([1.5, -0.5]),
+            double=torch.ones(3),
+            one=torch.ones(1),
+            none=torch.ones(0),
+            rank=torch.ones(3, 3) / 3,
+            nan=torch.ones(3) * NAN,
+        ),
+        "schedule": schedule(),
+    },
+    "discrete.TokenPath.check_data": lambda: {
+        "on": discrete.uniform_path(3),
+        "x1": tokens(sequence()),
+    },
+    **{
+        f"discrete.TokenPath.{method}": lambda: {
+            "on": discrete.uniform_path(3),
+            **with_posterior(),
+        }
+        for method in ("corrector_rate", "rate")
+    },
+    "discrete.TokenPath.conditional_rate": lambda: {
+        "on": discrete.uniform_path(3),
+        "x1": tokens(sequence()).but(fewer=sequence()[:-1]),
+        **of_tokens(),
+    },
+    "discrete.TokenPath.hazard": lambda: {
+        "on": discrete.uniform_path(3),
+        "t": times(clock()).but("column", "scalar", "fewer"),
+    },
+    "discrete.TokenPath.log_posterior": lambda: {
+        "on": discrete.uniform_path(3),
+        "logits": table(posterior_of_three(sequence(), None)).but("negative", "double"),
+        "x": tokens(sequence()),
+    },
+    "discrete.TokenPath.noise": lambda: {
+        "on": discrete.uniform_path(3),
+        "like": tensor(torch.ones(2)).but("number"),
+    },
+    "discrete.TokenPath.sample": lambda: {
+        "on": discrete.uniform_path(3),
+        "x1": tokens(sequence()),
+        "t": times(clock()),
+        "generator": optional(generator()),
+    },
+    "discrete.TokenPath.step": lambda: {
+        "on": discrete.uniform_path(3),
+        "posterior": function(posterior_of_three),
+        **of_tokens(),
+        "end": times(clock() + 0.1),
+    },
+    **{
+        f"discrete.{name}": lambda least=least: {"tokens": count(3, least), "schedule": schedule()}
+        for name, least in (("masking_path", 1), ("uniform_path", 2))
+    },
+    "discrete.ring": lambda: {
+        "posterior": function(posterior_of_three),
+        "path": token_path(),
+        "x": tokens(sequence()),
+        "start": number(0.1, 0, 0.9, ends=(1,)),
+        "end": number(0.9, 0.2, 1, ends=(1,)),
+        "generator": optional(generator()),
     },
     "distribution_matching.distribution_matching_loss": lambda: {
         "x1": partner(plane()),
@@ -1069,6 +1269,7 @@ CALLS = {
     },
     "labs.hardware": lambda: {"device": device()},
     "labs.record": lambda: {"name": text("key"), "value": number(1.5).but("text")},
+    "labs.shakespeare_words": lambda: {},
     "labs.stored_results": lambda: {"name": name(stored())},
     "likelihood.divergence": lambda: {
         "field": function(velocity),
@@ -1238,6 +1439,36 @@ CALLS = {
     },
     "plotting.show": lambda: {"figure": thing(plt.figure()), **figure_text()},
     "plotting.square_grid": lambda: {"extent": positive(3.0), "resolution": count(5, 2)},
+    "posteriors.Denoiser": lambda: {
+        "network": function(lambda x, t: posterior_of_three(x, t).log()),
+        "path": token_path(),
+        "then": at_tokens,
+    },
+    **{
+        f"posteriors.Denoiser.{method}": lambda: {"on": denoiser(), **of_tokens()}
+        for method in ("__call__", "log_prob")
+    },
+    "posteriors.ExactRate": lambda: {
+        "path": token_path(),
+        "law": law_of_three(),
+        "then": at_tokens,
+    },
+    **{
+        f"posteriors.ExactRate.{method}": lambda: of_exact_rate()
+        for method in ("__call__", "log_posterior", "log_prob", "posterior", "target_entropy")
+    },
+    "posteriors.ExactRate.law_at": lambda: {
+        "on": exact_rate(),
+        "t": times(clock()).but("fewer"),
+    },
+    "posteriors.denoising_loss": lambda: of_token_loss(),
+    "posteriors.guided_posterior": lambda: {
+        "posterior": function(posterior_of_three),
+        "conditional": function(posterior_of_three),
+        "scale": number(2.0, 0),
+        "then": at_tokens,
+    },
+    "posteriors.likelihood_bound": lambda: of_token_loss(),
     "reflow.distillation_loss": lambda: {"field": function(velocity), **pair("x0", "x1")},
     "reflow.mean_flow_loss": lambda: {
         "mean_velocity": function(mean_velocity),
@@ -1453,6 +1684,7 @@ NEEDS_SAMPLES = {
     *(f"metrics.{name}" for name in ("two_sample_test", "wasserstein")),
     *(f"reflow.{name}" for name in ("distillation_loss", "mean_flow_loss")),
     "distribution_matching.distribution_matching_loss",
+    "posteriors.denoising_loss",
     "solvers.solve_adaptive",
 }
 """Functions for which a batch of no samples has no answer, and which say so."""

@@ -95,3 +95,11 @@ def test_numbers_of_numpy_are_recorded_as_numbers(displayed, value, text):
     record("error", value)
     (((bundle,), _),) = displayed
     assert list(bundle.values()) == [text]
+
+
+def test_the_words_are_words():
+    words = labs.shakespeare_words()
+    assert len(words) == 8107 and words == sorted(set(words))
+    assert all(word.isascii() and word.isalpha() and word.islower() for word in words)
+    assert {len(word) for word in words} == set(range(3, 9))
+    assert {"tempest", "coxcomb"} < set(words)

@@ -14,7 +14,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from fmtutorial import couplings, solvers
 from fmtutorial.assignment import assignment
 from fmtutorial.bridges import Bridge
+from fmtutorial.chains import all_states, euler_step, leap_step, step_matrix
 from fmtutorial.diffusion import solve_sde
+from fmtutorial.discrete import TokenPath, masking_path, uniform_path
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
 from fmtutorial.exact_bridges import ExactBridge
@@ -22,6 +24,7 @@ from fmtutorial.guidance import autoguided, guided
 from fmtutorial.metrics import mode_shares, relative_error
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
+from fmtutorial.posteriors import ExactRate
 from fmtutorial.rewards import QuadraticReward, tilted
 from fmtutorial.steering import guessed_value, steered
 from fmtutorial.training import EMA
@@ -956,3 +959,97 @@ def test_variance_and_partners_of_a_plan(page, draw, clouds):
     spread = torch.distributions.MixtureSameFamily(mix, parts).variance.sum()
     number = torch.distributions.Categorical(plan).entropy().exp().mean()
     same(found, torch.stack([spread, number]))
+
+
+# Chains on tokens.
+
+
+@pytest.fixture(params=["maskingPath", "uniformPath"])
+def tokens(request, draw):
+    """A law of two tokens in the package and in the page, and a time of its path."""
+    path = {"maskingPath": masking_path, "uniformPath": uniform_path}[request.param](3)
+    law = torch.zeros(path.size, path.size, dtype=torch.float64)
+    law[:3, :3] = uniform(draw, 3, 3)
+    law = law / law.sum()
+    t = 0.1 + 0.6 * uniform(draw, 1).item()
+    given = {"path": request.param, "law": law.flatten().tolist(), "t": t}
+    return ExactRate(path, law), given
+
+
+CHAIN = """
+    const path = m[a.path](3), exact = new m.ExactRate(path, a.law, 2);
+    const {states} = exact, posteriors = states.map((x) => exact.posterior(x, a.t));
+"""
+
+
+def on_all_states(exact, t):
+    states = all_states(exact.path.size, 2)
+    times = torch.full((len(states),), t, dtype=torch.float64)
+    return states, times, exact.posterior(states, times)
+
+
+def test_rates_of_tokens(page, tokens):
+    exact, given = tokens
+    body = """
+        return {states, posteriors, law: exact.lawAt(a.t), hazard: path.hazard(a.t),
+                rates: states.map((x, s) => path.rate(posteriors[s], x, a.t)),
+                corrector: states.map((x, s) => path.correctorRate(posteriors[s], x, a.t))};
+    """
+    answer = page(["discrete"], CHAIN + body, **given)
+    states, times, posterior = on_all_states(exact, given["t"])
+    assert answer["states"] == states.tolist()
+    same(answer["posteriors"], posterior)
+    same(answer["law"], exact.law_at(times[:1])[0].flatten())
+    same(answer["hazard"], exact.path.hazard(times[:1])[0])
+    same(answer["rates"], exact(states, times))
+    same(answer["corrector"], exact.path.corrector_rate(posterior, states, times))
+
+
+@pytest.mark.parametrize("schedule", ["COSINE", "VP"])
+def test_tokens_of_another_schedule(page, tokens, schedule):
+    exact, given = tokens
+    body = """
+        const other = new m.ExactRate(m[a.path](3, m[a.schedule]), a.law, 2);
+        return other.states.map((x) => other.path.rate(other.posterior(x, a.t), x, a.t));
+    """
+    found = page(["discrete", "schedules"], CHAIN + body, schedule=schedule, **given)
+    other = ExactRate(TokenPath(exact.path.source, SCHEDULES[schedule]), exact.law)
+    states, times, _ = on_all_states(other, given["t"])
+    same(found, other(states, times))
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("eulerStep", euler_step), ("leapStep", leap_step)])
+def test_step_of_tokens(page, draw, tokens, theirs, ours):
+    """Its tables, then a corrector's at the end; what both do to a law, and how far that is."""
+    exact, given = tokens
+    states, times, _ = on_all_states(exact, given["t"])
+    ends = times + 0.2 * uniform(draw, 1).item()
+    law = torch.softmax(normal(draw, len(states)), 0)
+    body = """
+        const parts = m.stepTables(exact, m[a.step], a.t, a.end, a.strength);
+        const after = parts.reduce((law, one) => m.push(states, law, one), a.before);
+        return {parts, after, far: m.totalVariation(after, a.before)};
+    """
+    more = {"step": theirs, "end": ends[0].item(), "strength": 3, "before": law.tolist()}
+    answer = page(["discrete"], CHAIN + body, **more, **given)
+    first = ours(exact, states, times, ends)
+    corrector = lambda x, t: 3 * exact.path.corrector_rate(exact.posterior(x, ends), x, ends)  # noqa: E731
+    second = leap_step(corrector, states, times, ends)
+    same(answer["parts"], torch.stack([first, second]))
+    after = law @ step_matrix(first) @ step_matrix(second)
+    same(answer["after"], after)
+    same(answer["far"], (after - law).abs().sum() / 2)
+
+
+def test_tokens_that_are_never_shown_stay(page, tokens):
+    """At t = 0 a mask shows nothing but masks: elsewhere there is no posterior, and steps stay."""
+    _, given = tokens
+    body = """
+        const [parts] = m.stepTables(exact, m.eulerStep, 0, 0.25, 0);
+        return states.map((x, s) => [exact.posterior(x, 0) === null, parts[s]]);
+    """
+    for s, (hidden, table) in enumerate(page(["discrete"], CHAIN + body, **given)):
+        size = len(table[0])
+        x = [s // size, s % size]
+        assert hidden == (given["path"] == "maskingPath" and x != [3, 3])
+        assert not hidden or [row.index(1) for row in table] == x

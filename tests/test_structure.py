@@ -43,6 +43,9 @@ LEVELS = {
     "flow_maps": 4,
     "steering": 4,
     "exact_bridges": 4,
+    "chains": 3,
+    "discrete": 4,
+    "posteriors": 5,
     "images": 5,
     "coursework": 6,
 }
@@ -57,10 +60,9 @@ PARTS = {
         *["sampling", "settings", "run", "bits", "process", "options", "command", "__main__"],
     ],
     "coursework": [
-        *["exercises", "diffusion", "digits", "few_steps", "flows", "matching", "paths", "reflow"],
-        *["steering", "editing"],
-        "bridges",
-        *["solvers", "transport", "catalogue", "outcomes", "checking", "borrowing", "worker"],
+        *["exercises", "bridges", "diffusion", "digits", "discrete", "editing", "few_steps"],
+        *["flows", "manifolds", "matching", "paths", "reflow", "solvers", "steering", "transport"],
+        *["catalogue", "outcomes", "checking", "borrowing", "worker"],
         *["keeper", "process", "__init__", "grading", "__main__"],
     ],
 }

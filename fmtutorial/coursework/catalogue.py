@@ -4,6 +4,7 @@ from fmtutorial.coursework import (
     bridges,
     diffusion,
     digits,
+    discrete,
     editing,
     few_steps,
     flows,
@@ -28,6 +29,7 @@ SHEETS = {
     "10-few-steps": few_steps.EXERCISES,
     "11-steering": (*steering.EXERCISES, *editing.EXERCISES),
     "13-bridges": bridges.EXERCISES,
+    "12-discrete": discrete.EXERCISES,
 }
 """By the name of the notebook, in the order of the chapters."""
 

@@ -1,0 +1,99 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises: Discrete
+#
+# You write the rates of a chain that turns noise into tokens, a step of Euler's method for the law of two tokens, and the bound on the likelihood of a model that fills in masked tokens. You need the excursion's sections on rates, on samplers and on the loss. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
+#
+# Work with `torch` alone. As everywhere in this book, $t=0$ is noise and $t=1$ is data. There are $S$ tokens, $0$ to $S-1$. The schedule is $\alpha_t=t^2$ on this sheet, the probability that a token has reached its value in the data by time $t$: $p_t(x\mid x_1)=(1-\alpha_t)\,p_0(x)+\alpha_t\,\delta_{x_1}(x)$ for each position, where $\delta_a(b)$ is 1 for $a=b$ and 0 elsewhere. Sequences have the shape $(B,\dots)$ and hold whole numbers. Times have the shape $(B,)$, one for each sequence.
+
+# %%
+# On Colab this cell installs the book's package; elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    print("Installing the book's package")
+    # %pip install -q git+https://github.com/fmtutorial/fmtutorial
+
+# %%
+import math
+
+import torch
+
+from fmtutorial.coursework import check
+
+# %% [markdown]
+# ## The marginal rate (1 point)
+#
+# A token at $x$ whose value in the data is $x_1$ jumps to $y$ with the rate
+#
+# $$\nu_t\,\bigl(\delta_{x_1}(y)-\delta_x(y)\bigr),\qquad\nu_t=\frac{\dot\alpha_t}{1-\alpha_t}.$$
+#
+# A rate at the present token, $y=x$, is minus the sum of those to all others. The data are not known, but `posterior` holds what the present sequence says of them: entry $j$ of its last dimension is the probability of $x_1=j$ at that position. Average the rate with it.
+#
+# `x` has shape $(B,\dots)$, `posterior` shape $(B,\dots,S)$, and `t` shape $(B,)$ with $0<t<1$. Return the rates to each token in the shape of `posterior`.
+
+
+# %%
+def marginal_rate(posterior, x, t):
+    """Return the rates, (B, ..., S); x is (B, ...) and t is (B,)."""
+    # YOUR CODE HERE
+    raise NotImplementedError
+
+
+check("discrete.marginal_rate", marginal_rate)
+
+# %% [markdown]
+# ## A step for the law of two tokens (1 point)
+#
+# In a step of Euler's method a token at $a$ that has the rate $R(j)$ to token $j$ goes there with probability $hR(j)$, and stays with probability $1+hR(a)$, where $R(a)$ is negative. In a sequence each token has its own rates, which depend on the whole sequence. All of them are taken at the state **before** the step, and then each token draws for itself, independently of the others. So both of two tokens may jump.
+#
+# `law` has shape $(S,S)$: entry $a,b$ is the probability of the sequence $(a,b)$ before the step. `rate` has shape $(S,S,2,S)$: `rate[a, b, 0]` holds the rates of the first token in the sequence $(a,b)$ to each token, `rate[a, b, 1]` those of the second. `h` has shape `()`. Return the law after the step, shape $(S,S)$. No sample is drawn: sum over all sequences before the step.
+
+
+# %%
+def euler_law(law, rate, h):
+    """Return the law after the step, (S, S); rate is (S, S, 2, S)."""
+    # YOUR CODE HERE
+    raise NotImplementedError
+
+
+check("discrete.euler_law", euler_law)
+
+# %% [markdown]
+# ## The bound of a masked model (2 points)
+#
+# Now the noise is a mask, one more token with the number $S$. At time $t$ each position of $x_1$ is still hidden with probability $1-\alpha_t$, and then holds the mask. `model(x, t)` takes such sequences and returns **logits** of shape $(B,\dots,S)$; their softmax $\hat p^i(\cdot\mid x_t)$ is the model's posterior of the token at position $i$. For $t$ uniform in $(0,1)$
+#
+# $$-\log p(x_1)\ \le\ \mathbb E\Bigl[-\nu_t\sum_{i\ \text{hidden}}\log\hat p^i\bigl(x_1^i\mid x_t\bigr)\Bigr],$$
+#
+# where $p$ is the law of the samples that the model's chain makes, and the sum is over the positions that are hidden in $x_t$.
+#
+# Return the right-hand side for a batch: the mean over its sequences, **in bits, and for each token**, so divided by the number of positions of a sequence, hidden or not. `x1` has shape $(B,\dots)$, `mask` is $S$, `u` holds uniform numbers in $[0,1)$ in the shape of `x1`, and `t` has shape $(B,)$. Hide the positions where $u\ge\alpha_t$. The result has shape `()`, and gradients flow into the model.
+
+
+# %%
+def likelihood_bound(model, x1, mask, u, t):
+    """Return the bound in bits a token, (); x1 and u are (B, ...), t is (B,)."""
+    # YOUR CODE HERE
+    raise NotImplementedError
+
+
+check("discrete.likelihood_bound", likelihood_bound)
+
+# %% [markdown]
+# ## An experiment: two tokens that mostly agree
+#
+# Let the first of two tokens be 0, 1 or 2 with probability $0.5,\ 0.3,\ 0.2$, and let the second be the same with probability $0.9$, else each of the others with $0.05$. This is `data`, a table of shape $(3,3)$. All in double precision.
+#
+# *Few steps.* Take the uniform law as noise. By Bayes' rule the data are $(i,j)$, given the sequence $(a,b)$ at time $t$, with a probability proportional to $\mathrm{data}_{ij}\,k_t(a\mid i)\,k_t(b\mid j)$, where $k_t(a\mid i)=\alpha_t\,\delta_i(a)+(1-\alpha_t)/3$. Its sums over $j$ and over $i$ are the posteriors of the two tokens. Put all nine sequences in a batch, compute your rates, and push the uniform law through $n$ equal steps from $t=0$ to $t=1$, for $n=1,2,4,\dots,64$. How far is the result from `data`, in total variation $\frac12\sum_{ij}\lvert p_{ij}-\mathrm{data}_{ij}\rvert$? Why does $n=1$ do nothing?
+#
+# A token that still waits at $t$ has jumped by $t+h$ with probability $(\alpha_{t+h}-\alpha_t)/(1-\alpha_t)$. Use this share in the place of $h\nu_t$: your `euler_law` takes it as its `h`, with rates that lack the factor $\nu_t$. Your `marginal_rate` gives those when it is asked at $t=\sqrt2-1$, where this factor is 1. What is now the law after one step, and what is missing in it? How does the error fall with $n$?
+#
+# *The bound.* Draw 100 000 sequences from `data`, and take the times $(k+\frac12)/100\,000$. Compute your bound for two models of masked tokens: the exact one, which gives each hidden token its probability in `data` given the other token, if that is shown; and one that always gives the token's own probability and never looks at the other. Compare with the entropy of `data`, and with the entropies of each token by itself, all in bits a token. What does the bound become if you leave the weight out, and can you still compare the two models with it?
