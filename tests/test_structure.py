@@ -53,8 +53,18 @@ PARTS = {
         *["sampling", "settings", "run", "bits", "process", "options", "command", "__main__"],
     ],
     "coursework": [
-        *["exercises", "diffusion", "digits", "few_steps", "flows", "matching", "paths", "reflow"],
-        *["solvers", "transport", "catalogue", "outcomes", "checking", "borrowing", "worker"],
+        *["exercises", "diffusion", "digits", "few_steps", "flows", "manifolds", "matching"],
+        *[
+            "paths",
+            "reflow",
+            "solvers",
+            "transport",
+            "catalogue",
+            "outcomes",
+            "checking",
+            "borrowing",
+            "worker",
+        ],
         *["keeper", "process", "__init__", "grading", "__main__"],
     ],
 }

@@ -5,6 +5,7 @@ from fmtutorial.coursework import (
     digits,
     few_steps,
     flows,
+    manifolds,
     matching,
     paths,
     reflow,
@@ -23,6 +24,7 @@ SHEETS = {
     "07-diffusion": diffusion.EXERCISES,
     "08-mnist": digits.EXERCISES,
     "10-few-steps": few_steps.EXERCISES,
+    "14-manifolds": manifolds.EXERCISES,
 }
 """By the name of the notebook, in the order of the chapters."""
 
