@@ -66,9 +66,7 @@ def _turned(t: Tensor, a: Tensor, x0: Tensor, x1: Tensor, side: Tensor) -> Tenso
 
 
 def _course(
-    velocity: Function = _turned,
-    angle: Function = _angle,
-    expand: bool = True,
+    velocity: Function = _turned, angle: Function = _angle, expand: bool = True
 ) -> Function:
     """Make a point on the great circle with a velocity, with switches for mistakes."""
 
@@ -80,21 +78,13 @@ def _course(
     return course
 
 
-def _curve(curve: Function) -> Function:
-    """Make point and velocity of a curve that is none of the sphere's shortest ones."""
+def _lines(push: Function = lambda x: x) -> Function:
+    """Make point and velocity of the straight line, or of what a function makes of it."""
 
     def course(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
-        a, side = _angle(x0, x1), _unit(x1 - _cosine(x0, x1) * x0)
-        time = expand_time(t, x0)
-        return torch.stack(jvp(lambda s: curve(s, a, x0, x1, side), time, torch.ones_like(time)))
+        return torch.stack(jvp(push, torch.lerp(x0, x1, expand_time(t, x0)), x1 - x0))
 
     return course
-
-
-def _here(t: Tensor, a: Tensor, x0: Tensor, x1: Tensor, side: Tensor) -> Tensor:
-    """Take off what points out of the sphere at time t from the direction at x0."""
-    x = _circle(t * a, x0, side)
-    return a * (side - _cosine(x, side) * x)
 
 
 def _near(way: Tensor, time: Tensor, *_: Tensor) -> Tensor:
@@ -103,7 +93,7 @@ def _near(way: Tensor, time: Tensor, *_: Tensor) -> Tensor:
 
 
 def _torus(
-    way: Function = lambda x, y: _wrap(y - x),
+    way: Function = lambda y, x: _wrap(y - x),
     shares: Function = _near,
     mean: Function = _mean,
     rate: Function = lambda time: 1 / (1 - time),
@@ -113,7 +103,7 @@ def _torus(
 
     def velocity(x: Tensor, t: Tensor, data: Tensor) -> Tensor:
         time = expand_time(t, x).unsqueeze(1) if expand else t
-        ways = way(x.unsqueeze(1), data)
+        ways = way(data, x.unsqueeze(1))
         weights = shares(ways, time, x.unsqueeze(1), data)
         return mean(ways, weights) * rate(time[:, 0] if expand else time)
 
@@ -123,11 +113,6 @@ def _torus(
 def _gaussian(way: Tensor, time: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Weights of the points for normal noise in flat space."""
     return torch.softmax(-(_wrap(x - time * y) / (1 - time)).square().sum(dim=2) / 2, dim=1)
-
-
-def _nearest(way: Tensor, *_: Tensor) -> Tensor:
-    length = way.norm(dim=2)
-    return length == length.min(dim=1, keepdim=True).values
 
 
 def _mean_point(x: Tensor, t: Tensor, data: Tensor) -> Tensor:
@@ -170,16 +155,12 @@ def _reached(draw: Draw) -> tuple:
 
 def _settings(*sizes: int) -> tuple[Setting, ...]:
     """States with so many entries, in batches of two precisions."""
-    single, batches = (5, 1, 7), (4, 3, 5, 2, 1, 7)
-    types = [torch.float32 if batch in single else torch.float64 for batch in batches]
-    return tuple(Setting(b, (size,), t) for b, size, t in zip(batches, sizes, types, strict=True))
+    types = [torch.float64, torch.float64, torch.float32] * 2
+    return tuple(
+        Setting(batch, (size,), dtype)
+        for batch, size, dtype in zip((4, 3, 5, 2, 7, 1), sizes, types, strict=True)
+    )
 
-
-SPHERES = _settings(2, 3, 3, 4, 6, 2)
-"""Points of the circle, of the sphere in space, and of spheres in more dimensions."""
-
-TORI = _settings(1, 3, 2, 2, 1, 1)
-"""One angle, two and three."""
 
 BROADCAST = (
     "Times of shape (B,) line up with the last dimension of the states. Give them the dimensions "
@@ -192,34 +173,25 @@ EXERCISES = (
         geodesic,
         _ends,
         {
-            "This is the straight line. It runs through the inside of the sphere.": _curve(
-                lambda t, a, x0, x1, e: (1 - t) * x0 + t * x1
-            ),
-            "The straight line is pushed out to the sphere. It then follows the great circle, but "
-            "is slower at the ends than in the middle; a geodesic has constant speed.": _curve(
-                lambda t, a, x0, x1, e: _unit((1 - t) * x0 + t * x1)
-            ),
+            "This is the straight line. It runs through the inside of the sphere.": _lines(),
+            "The straight line is pushed out to the sphere. That is slower at the ends than in "
+            "the middle, and a geodesic has constant speed.": _lines(_unit),
             "x₁ − cos θ x₀ has the length sin θ. The logarithm has the same direction and the "
             "length θ.": _course(angle=lambda x0, x1: _angle(x0, x1).sin()),
-            "The sine multiplies a vector of length θ. It needs the direction, of length 1; so "
-            "the point is off the sphere.": _curve(
-                lambda t, a, x0, x1, e: torch.cos(t * a) * x0 + torch.sin(t * a) * a * e
-            ),
-            "The angle is taken to be the length of the chord ‖x₁ − x₀‖. The arc is longer.": (
-                _course(angle=lambda x0, x1: (x1 - x0).norm(dim=1, keepdim=True))
-            ),
+            "The angle is taken to be the length of the chord ‖x₁ − x₀‖. The arc is "
+            "longer.": _course(angle=lambda x0, x1: (x1 - x0).norm(dim=1, keepdim=True)),
             "The arc sine finds no angle above 90°. Use atan2, or the arc cosine.": _course(
                 angle=lambda x0, x1: torch.asin(_angle(x0, x1).sin())
             ),
-            "The path runs from x₁ to x₀. In this book t = 0 is noise, x₀.": (
-                lambda x0, x1, t: geodesic(x1, x0, t)
+            "The path runs from x₁ to x₀. In this book t = 0 is noise, x₀.": lambda x0, x1, t: (
+                geodesic(x1, x0, t)
             ),
             "The velocity is that of the straight line, x₁ − x₀. It is not tangent to the "
             "sphere.": _course(lambda t, a, x0, x1, e: x1 - x0),
             "The velocity is the logarithm at x₀, tangent there and nowhere else. Its direction "
             "turns on the way: differentiate the point.": _course(lambda t, a, x0, x1, e: a * e),
-            "The logarithm at x₀ is projected to the tangent space at x_t. Its direction is then "
-            "right and its length is too small: it has to be turned.": _course(_here),
+            "The logarithm at x₀ is projected to the tangent space at x_t. That multiplies it by "
+            "cos tθ. Turn it.": _course(lambda t, a, *p: torch.cos(t * a) * _turned(t, a, *p)),
             "The velocity is the logarithm of x₁ at x_t. That way is to be gone in the time that "
             "is left: divide by 1 − t.": _course(lambda t, *a: (1 - t) * _turned(t, *a)),
             "The velocity has the length 1. The angle θ is gone in the time 1, so its length is "
@@ -229,7 +201,7 @@ EXERCISES = (
             ),
             BROADCAST: _course(expand=False),
         },
-        settings=SPHERES,
+        settings=_settings(2, 3, 3, 4, 2, 6),
     ),
     Exercise(
         "manifolds.torus_velocity",
@@ -237,17 +209,17 @@ EXERCISES = (
         _reached,
         {
             "All points count. Only those count from which x is less than (1 − t) π away in every "
-            "angle: the path to another cannot be at x.": _torus(
-                shares=lambda way, *_: torch.ones_like(way[..., 0])
+            "angle: no path to another passes x.": _torus(
+                shares=lambda way, *_: way[..., 0] == way[..., 0]
             ),
-            "Differences of angles are not wrapped. The shorter way may lead over the cut.": _torus(
-                way=lambda x, y: y - x
-            ),
+            "Differences are not wrapped. The way may lead over the cut.": _torus(torch.sub),
             "Differences are wrapped to [0, 2π), so that everything turns one way. Wrap them to "
-            "[−π, π).": _torus(way=lambda x, y: torch.remainder(y - x, 2 * math.pi)),
+            "[−π, π).": _torus(lambda y, x: torch.remainder(y - x, 2 * math.pi)),
             "The weights are those of normal noise. This noise is uniform: the points within "
             "reach count alike.": _torus(shares=_gaussian),
-            "Only the nearest point counts. All within reach do.": _torus(shares=_nearest),
+            "Only the nearest point counts. All within reach do.": _torus(
+                shares=lambda way, *_: way.norm(dim=2) == way.norm(dim=2).amin(dim=1, keepdim=True)
+            ),
             "The angles of the points are averaged. The mean of 179° and −179° is 0°, on the "
             "other side. Average the ways from x to them.": _mean_point,
             "The sum is divided by the number of all points. Divide by the number of those that "
@@ -255,29 +227,20 @@ EXERCISES = (
             "The sum over the points within reach is not divided by their number.": _torus(
                 mean=lambda way, near: (near.unsqueeze(2) * way).sum(dim=1)
             ),
-            "This is the way, not the velocity. It is gone in the time that is left, 1 − t.": (
-                _torus(rate=torch.ones_like)
-            ),
+            "This is the way, which takes the time 1 − t. Divide.": _torus(rate=torch.ones_like),
             "t and 1 − t are exchanged. In this book t = 0 is noise and t = 1 is data.": _torus(
-                shares=lambda way, time, *_: _near(way, 1 - time),
-                rate=lambda time: 1 / time,
+                shares=lambda way, time, *_: _near(way, 1 - time), rate=torch.reciprocal
             ),
-            "It flows away from the points. The way leads from x to a point of the data.": _torus(
-                way=lambda x, y: _wrap(x - y)
-            ),
-            "The reach is 2π (1 − t). No point of a circle is more than π from another.": _torus(
-                shares=lambda way, time, *_: _near(way / 2, time)
+            "It flows away from the points. The way leads from x to y.": lambda *a: (
+                -torus_velocity(*a)
             ),
             "The distance is compared with the reach. Every angle has its own uniform noise, so "
             "each is compared by itself.": _torus(
                 shares=lambda way, time, x, y: way.norm(dim=2) < (1 - time[..., 0]) * math.pi
             ),
-            "A point counts as soon as one of its angles is within reach. All have to be.": _torus(
-                shares=lambda way, time, *_: (way.abs() < (1 - time) * math.pi).any(dim=2)
-            ),
             BROADCAST: _torus(expand=False),
         },
-        settings=TORI,
+        settings=_settings(1, 3, 2, 2, 1, 1),
     ),
     Exercise(
         "manifolds.sphere_divergence",
@@ -291,25 +254,19 @@ EXERCISES = (
             "The change along x is counted too. Take off x·(∂v/∂x) x.": _combined(along=0),
             "The tangential part v − (x·v) x is differentiated in all directions of space. Leave "
             "out the one along x.": _combined(more=-2),
-            "x·v has the factor D. The sphere has one dimension less than the space: D − 1.": (
-                _combined(more=-1)
-            ),
-            "x·v has the wrong sign. A field that points outwards loses by the projection.": (
-                _combined(out=1)
-            ),
+            "x·v has the factor D. The sphere has D − 1 dimensions.": _combined(more=-1),
+            "x·v has the wrong sign. Pointing outwards lowers the divergence.": _combined(out=1),
             "x·(∂v/∂x) x has the wrong sign. It is taken away from the trace.": _combined(along=1),
-            "The sign is wrong. This is the rate of the log density; the divergence is minus "
-            "that.": _combined(-1, 1, 1),
+            "The sign is wrong. This is the rate of the log density.": _combined(-1, 1, 1),
             "All entries of the Jacobian are added up. The divergence is its trace: entry i of v "
             "by entry i of x.": _jacobian_sum,
-            "The sum over the entries is divided by D or averaged. A trace is a sum.": (
-                lambda field, x, t: sphere_divergence(field, x, t) / x.shape[1]
-            ),
-            "The batch is summed. One number is wanted for each sample.": (
-                lambda *a: sphere_divergence(*a).sum()
+            "The sum over the entries is divided by their number. A trace is a "
+            "sum.": lambda field, x, t: sphere_divergence(field, x, t) / x.shape[1],
+            "The batch is summed. One number is wanted for each sample.": lambda *a: (
+                sphere_divergence(*a).sum()
             ),
         },
-        settings=SPHERES,
+        settings=_settings(2, 3, 3, 4, 2, 6),
         points=2,
     ),
 )
