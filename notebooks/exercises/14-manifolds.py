@@ -86,7 +86,7 @@ check("manifolds.torus_velocity", torus_velocity)
 
 # %%
 def sphere_divergence(field, x, t):
-    """Return the divergence of the tangential part, shape (B,); x is (B, D), t is (B,)."""
+    """Return the divergence of the tangential part, shape (B,); x is (B, D)."""
     # YOUR CODE HERE
     raise NotImplementedError
 
