@@ -146,6 +146,7 @@ def shares(ends):
     return [f"{(nearest == k).double().mean():.2f}" for k in range(len(points))]
 
 
+# %% tags=["solution"]
 points = torch.deg2rad(torch.tensor([[-100.0], [0.0], [40.0]], dtype=torch.float64))
 x = circle(3600)
 print("nearest at the start:", *shares(x))
