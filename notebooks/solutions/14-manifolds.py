@@ -169,6 +169,8 @@ i, count = torch.arange(2000).double(), 2000
 height, longitude = 1 - (2 * i + 1) / count, i * math.pi * (3 - 5**0.5)
 radius = (1 - height**2).sqrt()
 ends = torch.stack([radius * longitude.cos(), radius * longitude.sin(), height], 1)
+
+# %% tags=["solution"]
 c, h = torch.tensor([0.0, 0.0, 1.5], dtype=torch.float64), 0.01
 
 
