@@ -5,7 +5,9 @@
 import { Chart } from "./chart.js";
 import { Figure, counted } from "./figure.js";
 import { Globe } from "./globe.js";
-import { GeodesicField, follow, geodesicEuler, project, shortest, uniformOnSphere } from "./manifolds.js";
+import {
+  GeodesicField, follow, geodesicEuler, project, shortest, uniformOnSphere,
+} from "./manifolds.js";
 import { generator } from "./random.js";
 import { grid, moved, solve } from "./solvers.js";
 
@@ -157,7 +159,7 @@ export function start(element) {
           "Across the cut, the ring opposite the chosen point, the way to it turns round at once: " +
             `by 2π. The mean of ${counted(count, "way")} jumps by ${jump.toFixed(2)}.`,
         );
-      } else {
+      } else if (time.t < 1) {
         const empty = field.logProb(y.map((value) => -value), t)[0] === -Infinity;
         said.push(
           `Nobody on the way to the chosen point is within ${degrees(Math.PI * t)}° of its cut, ` +
@@ -165,7 +167,10 @@ export function start(element) {
         );
       }
     }
-    if (time.t === 1) said.push(`${arrivals(x).join(", ")} of ${PARTICLES} arrive at the points.`);
+    if (time.t === 1) {
+      const equal = PARTICLES / count;
+      said.push(`${arrivals(x).join(", ")} particles arrive at the points; equal shares are ${equal}.`);
+    }
     figure.say(said.join(" "));
   };
 
