@@ -30,7 +30,7 @@ const degrees = (angle) => Math.round((180 * angle) / Math.PI);
 
 export function start(element) {
   const figure = new Figure(element, "Paths, points and view");
-  const globe = new Globe(figure, "A globe with particles, points of data and the cut of one of them.");
+  const globe = new Globe(figure, "A globe with particles, points of data and the cut of one.");
   const circle = { label: "degrees from the cut, once around", from: -180, to: 180 };
   const chart = new Chart(
     figure,
@@ -71,7 +71,7 @@ export function start(element) {
   const most = (values) => values.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
   const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
-  /** A circle through the cut of the chosen point: places and directions, from the point and back. */
+  /** A circle through the cut of the chosen point: places and directions. */
   function around() {
     const y = point(chosen);
     const side = project(Math.abs(y[2]) < 0.9 ? [-y[1], y[0], 0] : [0, -y[2], y[1]]);
@@ -146,8 +146,8 @@ export function start(element) {
     if (kind === KINDS.lines) {
       drawDepths(time.t);
       said.push(
-        `On straight lines the particles are ${mean(depth).toFixed(2)} inside the sphere of radius 1 ` +
-          `on average, and ${most(depth).toFixed(2)} at most. The deepest began almost opposite ` +
+        `On straight lines the particles are ${mean(depth).toFixed(2)} inside the sphere of ` +
+          `radius 1 on average, and ${most(depth).toFixed(2)} at most. The deepest began almost opposite ` +
           "their points.",
       );
     } else {
@@ -156,8 +156,8 @@ export function start(element) {
       if (t === 0) {
         const jump = (2 * Math.PI) / count;
         said.push(
-          "Across the cut, the ring opposite the chosen point, the way to it turns round at once: " +
-            `by 2π. The mean of ${counted(count, "way")} jumps by ${jump.toFixed(2)}.`,
+          "Across the cut, the ring opposite the chosen point, the way to it turns round at " +
+            `once: by 2π. The mean of ${counted(count, "way")} jumps by ${jump.toFixed(2)}.`,
         );
       } else if (time.t < 1) {
         const empty = field.logProb(y.map((value) => -value), t)[0] === -Infinity;
@@ -169,7 +169,8 @@ export function start(element) {
     }
     if (time.t === 1) {
       const equal = PARTICLES / count;
-      said.push(`${arrivals(x).join(", ")} particles arrive at the points; equal shares are ${equal}.`);
+      const found = arrivals(x).join(", ");
+      said.push(`${found} particles arrive at the points; equal shares are ${equal}.`);
     }
     figure.say(said.join(" "));
   };

@@ -1,5 +1,5 @@
-// A globe on a canvas, seen from far away: points and lines on it and in it, what is behind fainter.
-// It can be turned, and points on it can be taken and moved.
+// A globe on a canvas, seen from far away: points and lines on it and in it, what is behind is
+// fainter. It can be turned, and points on it can be taken and moved.
 
 import { Plane } from "./plane.js";
 
@@ -120,8 +120,8 @@ export class Globe extends Plane {
       const seen = this.seen(points());
       let nearest = -1;
       for (let k = 0; k < seen.length / 3; k++) {
-        if (seen[3 * k + 2] < 0 || Math.hypot(seen[3 * k] - x, seen[3 * k + 1] - y) > GRASP) continue;
-        nearest = k;
+        const apart = Math.hypot(seen[3 * k] - x, seen[3 * k + 1] - y);
+        if (seen[3 * k + 2] >= 0 && apart < GRASP) nearest = k;
       }
       last = nearest < 0 ? [x, y] : null;
       if (nearest >= 0) take(nearest);

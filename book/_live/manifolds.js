@@ -1,5 +1,5 @@
-// The globe: shortest paths and the exact field of a data set, as fmtutorial.manifolds.Sphere(2) and
-// fmtutorial.geodesics. Chapter 14.
+// The globe: shortest paths and the exact field of a data set, as fmtutorial.manifolds.Sphere(2)
+// and fmtutorial.geodesics. Chapter 14.
 //
 // Points are Float64Arrays x₀, y₀, z₀, x₁, … of unit vectors, and tangent vectors beside them.
 
@@ -35,7 +35,7 @@ export function angle(x, i, y, k) {
 
 const sinc = (angle) => (angle < 1e-4 ? 1 - angle ** 2 / 6 : Math.sin(angle) / angle);
 
-/** Add `share` of log(x, y) to out: the tangent vector at point i of x that leads to point k of y. */
+/** Add `share` of log(x, y) to out: the tangent vector at point i of x to point k of y. */
 function towards(out, x, i, y, k, turn, share) {
   if (turn > Math.PI - 1e-14) throw new RangeError("from an antipode all directions are shortest");
   const far = share / sinc(turn);
