@@ -32,7 +32,8 @@ class Rotations(Manifold):
         Source: Higham 1986, Sec. 3.
         """
         self._check_shape(x, "x")
-        for _ in range(12):  # halves what is too large, then squares the error
+        enough = torch.finfo(x.dtype).eps ** 0.5  # each step squares the error
+        for _ in range(12):
             rows = x.unbind(dim=1)
             cofactors = torch.stack(
                 [torch.linalg.cross(rows[i - 2], rows[i - 1]) for i in range(3)], dim=1
@@ -40,9 +41,10 @@ class Rotations(Manifold):
             determinant = (x * cofactors).sum(dim=(1, 2), keepdim=True) / 3
             if not bool((determinant > 0).all() | x.isnan().any()):
                 raise ValueError("a determinant is not positive: no rotation is near that matrix")
-            x = (x + cofactors / determinant) / 2
-        self.check(x)
-        return x
+            before, x = x, (x + cofactors / determinant) / 2
+            if not bool(((x - before).abs() > enough).any()):
+                return x
+        raise ValueError("a matrix is almost singular: no rotation is near it")
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """Return x ½ (xᵀv − vᵀx), the part of v that is tangent at the point x."""
@@ -89,7 +91,7 @@ class Rotations(Manifold):
 
     def _off(self, x: Tensor) -> Tensor:
         off = (x.mT @ x - torch.eye(3).to(x)).abs().amax(dim=(1, 2))
-        return torch.where(torch.linalg.det(x) < 0, math.inf, off)
+        return torch.maximum(off, (1 - torch.linalg.det(x)).abs())
 
 
 def _cross(axis: Tensor) -> Tensor:
