@@ -70,7 +70,7 @@ class Rotations(Manifold):
     def follow(self, x: Tensor, v: Tensor, t: Tensor) -> PathSample:
         """Return point and velocity at time t, shape (B,): x turns about a fixed axis."""
         self._check_motion(x, v, t)
-        turn, t = x.mT @ v, expand_time(t, x)
+        turn, t = x.mT @ v, expand_time(t, x).to(x)
         angle2 = t.square() * (turn.square().sum(dim=(1, 2), keepdim=True) / 2)
         sinc, half = cos_and_sinc(angle2)[1], cos_and_sinc(angle2 / 4)[1]
         rotation = torch.eye(3).to(x) + t * sinc * turn + (t * half).square() / 2 * (turn @ turn)
@@ -81,7 +81,7 @@ class Rotations(Manifold):
         """Return by how much exp stretches volume at v, (sin(θ/2)/(θ/2))²; 0 beyond π; (B,)."""
         angle2 = self.squared_norm(v)
         factor = cos_and_sinc(angle2 / 4)[1].square()
-        return torch.where(angle2 <= math.pi**2, factor, torch.zeros_like(factor))
+        return torch.where(angle2 > math.pi**2, 0, factor)
 
     def uniform(self, count: int, generator: Generator | None = None) -> Tensor:
         """Draw rotations of the uniform law, which no rotation changes; shape (count, 3, 3)."""

@@ -487,9 +487,14 @@ def vectors(space):
 
 def of_space(name, space):
     """The calls of what every space of its own gives."""
+    keys = ["follow", "project", "shortest", "squared_norm", "tangent", "uniform", "volume_factor"]
+    return {f"{name}.{key}": lambda key=key: {"on": space} | calls_on(space)[key] for key in keys}
+
+
+def calls_on(space):
     motion = {"x": on(space), "v": tangent_at(space)}
     near = event(space.uniform(3, torch.Generator().manual_seed(0)))
-    calls = {
+    return {
         "follow": motion | {"t": untimed(clock())},
         "project": {"x": near},
         "shortest": {"x": on(space), "y": on(space, 1)},
@@ -498,7 +503,6 @@ def of_space(name, space):
         "uniform": {"count": count(3, 0), "generator": generator()},
         "volume_factor": {"v": vectors(space)},
     }
-    return {f"{name}.{key}": lambda key=key: {"on": space} | calls[key] for key in calls}
 
 
 def manifold():
@@ -839,7 +843,7 @@ CALLS = {
         "field": globe_field(),
         "manifold": manifold(),
         "x": on(GLOBE),
-        "t": untimed(clock()),
+        "t": times(clock()).but("early", "late", "nan", "inf"),
     },
     "geodesics.geodesic": lambda: {
         "manifold": manifold(),
@@ -868,7 +872,9 @@ CALLS = {
     "geodesics.staying": lambda: {
         "manifold": manifold(),
         "step": step(),
-        "then": lambda made: solvers.solve(lambda x, t: -x.flip(1), globe(), torch.linspace(0, 1, 4), made),
+        "then": lambda made: solvers.solve(
+            lambda x, t: -x.flip(1), globe(), torch.linspace(0, 1, 4), made
+        ),
     },
     "geodesics.tangent_part": lambda: {
         "manifold": manifold(),
@@ -1099,7 +1105,7 @@ CALLS = {
         **of_likelihood(),
     },
     "manifolds.Manifold": lambda: {"valid": False},
-    "manifolds.Manifold.check": lambda: {"on": GLOBE, "x": on(GLOBE), "name": text("x")},
+    "manifolds.Manifold.check": lambda: {"on": GLOBE, "x": on(GLOBE), "name": flag("x")},
     "manifolds.Manifold.distance": lambda: {
         "on": Rotations(),
         "x": on(Rotations()),
@@ -1394,6 +1400,14 @@ FINE = {
         for nonsense in ("None", "text", "integers", "an array", "another shape")
     },
     **{
+        f"{space}.volume_factor, v, inf": "exp is not shortest so far away, and the answer is 0"
+        for space in ("manifolds.Sphere", "manifolds.Torus", "rotations.Rotations")
+    },
+    **{
+        f"manifolds.Torus.tangent, x, {value}": "all velocities of angles are tangent, anywhere"
+        for value in ("nan", "inf")
+    },
+    **{
         f"likelihood.divergence, x, {value}": "this field diverges alike everywhere"
         for value in ("nan", "inf")
     },
@@ -1415,6 +1429,7 @@ NEEDS_SAMPLES = {
     *(f"metrics.{name}" for name in ("two_sample_test", "wasserstein")),
     *(f"reflow.{name}" for name in ("distillation_loss", "mean_flow_loss")),
     "distribution_matching.distribution_matching_loss",
+    "geodesics.geodesic_matching_loss",
     "solvers.solve_adaptive",
 }
 """Functions for which a batch of no samples has no answer, and which say so."""
