@@ -24,7 +24,7 @@ class Manifold:
     A space of its own gives ``project``, ``tangent``, ``squared_norm``, ``shortest``, ``follow``,
     ``volume_factor`` and ``uniform``, and ``event_shape``, ``dimension`` and ``log_volume``.
 
-    Source: Lee 2018, Chapters 2 to 6. Chapter 14.
+    Source: Lee 2018. Chapter 14.
     """
 
     def check(self, x: Tensor, name: str = "x") -> None:

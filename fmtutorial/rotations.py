@@ -29,7 +29,7 @@ class Rotations(Manifold):
         Raises:
             ValueError: a determinant is not positive, or a matrix almost singular.
 
-        Source: Higham 1986, Sec. 3.
+        Source: Higham 1986.
         """
         self._check_shape(x, "x")
         enough = torch.finfo(x.dtype).eps ** 0.5  # each step squares the error
