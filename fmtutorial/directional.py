@@ -39,7 +39,7 @@ class WrappedField:
         ValueError: a mean is off the torus, there is none, std is not positive, or a time is
             outside.
 
-    Source: Mardia and Jupp 2000, Sec. 3.5.7, for the wrapped normal law. Chapter 14.
+    Source: Mardia and Jupp 2000, for the wrapped normal law. Chapter 14.
     """
 
     torus: Torus
@@ -96,7 +96,7 @@ class VonMisesFisher:
     Raises:
         ValueError: a mean is no unit vector, there is none, or κ is not positive.
 
-    Source: Mardia and Jupp 2000, Sec. 9.3.2. Chapter 14.
+    Source: Mardia and Jupp 2000. Chapter 14.
     """
 
     means: Tensor

@@ -37,7 +37,7 @@ def geodesic(manifold: Manifold, x0: Tensor, x1: Tensor, t: Tensor) -> PathSampl
     Raises:
         ValueError: a point is off the manifold, a time outside, or a pair is antipodal.
 
-    Source: Chen and Lipman 2024, Sec. 3.2. Chapter 14.
+    Source: Chen and Lipman 2024. Chapter 14.
     """
     check_kind(manifold, Manifold, "manifold")
     check_times(t, "a path")
@@ -87,7 +87,7 @@ def geodesic_matching_loss(
     Raises:
         ValueError: an empty batch, or what ``geodesic`` refuses.
 
-    Source: Chen and Lipman 2024, Eq. for the loss on simple manifolds. Chapter 14.
+    Source: Chen and Lipman 2024. Chapter 14.
     """
     at = geodesic(manifold, x0, x1, t)
     if len(x0) == 0:
@@ -104,7 +104,7 @@ def staying(manifold: Manifold, step: Step = rk4) -> Step:
     Raises:
         TypeError: manifold is no manifold, or step no function.
 
-    Source: Hairer, Lubich and Wanner 2006, Sec. IV.4. Chapter 14.
+    Source: Hairer 2001. Chapter 14.
     """
     check_kind(manifold, Manifold, "manifold")
     check_callable(step, "step")
@@ -180,7 +180,7 @@ def log_likelihood(
     Raises:
         ValueError: a point is off the manifold, the grid increases or does not end at 0.
 
-    Source: Mathieu and Nickel 2020, Prop. 2. Chapter 14.
+    Source: Mathieu and Nickel 2020. Chapter 14.
     """
     tangent = tangent_part(manifold, field)
     manifold.check(x)

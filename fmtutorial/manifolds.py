@@ -24,7 +24,7 @@ class Manifold:
     A space of its own gives ``project``, ``tangent``, ``squared_norm``, ``shortest``, ``follow``,
     ``volume_factor`` and ``uniform``, and ``event_shape``, ``dimension`` and ``log_volume``.
 
-    Source: Lee 2018, Chapters 2 to 6. Chapter 14.
+    Source: Lee 2018. Chapter 14.
     """
 
     def check(self, x: Tensor, name: str = "x") -> None:
@@ -145,12 +145,12 @@ class Torus(Manifold):
     def follow(self, x: Tensor, v: Tensor, t: Tensor) -> PathSample:
         """Return point and velocity at time t, shape (B,), of the path from x with velocity v."""
         self._check_motion(x, v, t)
-        return PathSample(_wrap(x + expand_time(t, x) * v), v)
+        return PathSample(_wrap(x + expand_time(t, x).to(x) * v), v)
 
     def volume_factor(self, v: Tensor) -> Tensor:
         """Return by how much exp stretches volume at v: 1; 0 where v is not shortest; (B,)."""
         self._check_shape(v, "v")
-        return (v.abs() <= math.pi).all(dim=1).to(v)
+        return torch.where((v.abs() > math.pi).any(dim=1), 0, 1 + 0 * v.sum(dim=1))
 
     def uniform(self, count: int, generator: Generator | None = None) -> Tensor:
         """Draw points of the uniform law, shape (count, d)."""
@@ -223,7 +223,7 @@ class Sphere(Manifold):
     def follow(self, x: Tensor, v: Tensor, t: Tensor) -> PathSample:
         """Return point and velocity at time t, shape (B,), of the great circle from x along v."""
         self._check_motion(x, v, t)
-        t = expand_time(t, x)
+        t = expand_time(t, x).to(x)
         speed2 = dot(v, v)
         cosine, sinc = cos_and_sinc(t.square() * speed2)
         point = self.project(cosine * x + t * sinc * v)  # rounding does not add up
@@ -233,7 +233,7 @@ class Sphere(Manifold):
         """Return by how much exp stretches volume at v, (sin‖v‖/‖v‖)^(d−1); 0 beyond π; (B,)."""
         speed2 = self.squared_norm(v)
         factor = cos_and_sinc(speed2)[1].abs() ** (self.dimension - 1)
-        return torch.where(speed2 <= math.pi**2, factor, torch.zeros_like(factor))
+        return torch.where(speed2 > math.pi**2, 0, factor)
 
     def uniform(self, count: int, generator: Generator | None = None) -> Tensor:
         """Draw points of the uniform law, shape (count, dimension + 1)."""

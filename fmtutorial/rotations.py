@@ -29,10 +29,11 @@ class Rotations(Manifold):
         Raises:
             ValueError: a determinant is not positive, or a matrix almost singular.
 
-        Source: Higham 1986, Sec. 3.
+        Source: Higham 1986.
         """
         self._check_shape(x, "x")
-        for _ in range(12):  # halves what is too large, then squares the error
+        enough = torch.finfo(x.dtype).eps ** 0.5  # each step squares the error
+        for _ in range(12):
             rows = x.unbind(dim=1)
             cofactors = torch.stack(
                 [torch.linalg.cross(rows[i - 2], rows[i - 1]) for i in range(3)], dim=1
@@ -40,9 +41,10 @@ class Rotations(Manifold):
             determinant = (x * cofactors).sum(dim=(1, 2), keepdim=True) / 3
             if not bool((determinant > 0).all() | x.isnan().any()):
                 raise ValueError("a determinant is not positive: no rotation is near that matrix")
-            x = (x + cofactors / determinant) / 2
-        self.check(x)
-        return x
+            before, x = x, (x + cofactors / determinant) / 2
+            if not bool(((x - before).abs() > enough).any()):
+                return x
+        raise ValueError("a matrix is almost singular: no rotation is near it")
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """Return x ½ (xᵀv − vᵀx), the part of v that is tangent at the point x."""
@@ -68,7 +70,7 @@ class Rotations(Manifold):
     def follow(self, x: Tensor, v: Tensor, t: Tensor) -> PathSample:
         """Return point and velocity at time t, shape (B,): x turns about a fixed axis."""
         self._check_motion(x, v, t)
-        turn, t = x.mT @ v, expand_time(t, x)
+        turn, t = x.mT @ v, expand_time(t, x).to(x)
         angle2 = t.square() * (turn.square().sum(dim=(1, 2), keepdim=True) / 2)
         sinc, half = cos_and_sinc(angle2)[1], cos_and_sinc(angle2 / 4)[1]
         rotation = torch.eye(3).to(x) + t * sinc * turn + (t * half).square() / 2 * (turn @ turn)
@@ -79,7 +81,7 @@ class Rotations(Manifold):
         """Return by how much exp stretches volume at v, (sin(θ/2)/(θ/2))²; 0 beyond π; (B,)."""
         angle2 = self.squared_norm(v)
         factor = cos_and_sinc(angle2 / 4)[1].square()
-        return torch.where(angle2 <= math.pi**2, factor, torch.zeros_like(factor))
+        return torch.where(angle2 > math.pi**2, 0, factor)
 
     def uniform(self, count: int, generator: Generator | None = None) -> Tensor:
         """Draw rotations of the uniform law, which no rotation changes; shape (count, 3, 3)."""
@@ -89,7 +91,7 @@ class Rotations(Manifold):
 
     def _off(self, x: Tensor) -> Tensor:
         off = (x.mT @ x - torch.eye(3).to(x)).abs().amax(dim=(1, 2))
-        return torch.where(torch.linalg.det(x) < 0, math.inf, off)
+        return torch.maximum(off, (1 - torch.linalg.det(x)).abs())
 
 
 def _cross(axis: Tensor) -> Tensor:
