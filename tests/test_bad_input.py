@@ -29,18 +29,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmtutorial
-from fmtutorial.bridges import Bridge
 from fmtutorial import checkpoints, discrete, metrics, paths, posteriors, rewards, solvers, training
+from fmtutorial.bridges import Bridge
+from fmtutorial.directional import VonMisesFisher, WrappedField
 from fmtutorial.distributions import Gaussian, GaussianMixture, two_moons
 from fmtutorial.exact import ExactField
 from fmtutorial.exact_bridges import ExactBridge
+from fmtutorial.geodesics import GeodesicField
 from fmtutorial.images.batches import Batch
 from fmtutorial.images.classifier import DigitClassifier
 from fmtutorial.images.data import Digits, small_digits
 from fmtutorial.images.run import Run
 from fmtutorial.images.settings import Settings
+from fmtutorial.manifolds import Sphere, Torus
 from fmtutorial.networks import MLP, DiT, MeanFlowMLP, UNet
 from fmtutorial.paths import AffinePath
+from fmtutorial.rotations import Rotations
 
 matplotlib.use("Agg")
 
@@ -582,6 +586,63 @@ def of_adjoint():
     }
 
 
+GLOBE = Sphere(2)
+SPACES = {"Torus": Torus((1.0, 2.0)), "Sphere": GLOBE}
+
+
+def globe(seed=0, n=3):
+    return GLOBE.uniform(n, torch.Generator().manual_seed(seed))
+
+
+def on(space, seed=0):
+    """Points, which have their shape and lie where they lie."""
+    x = space.uniform(3, torch.Generator().manual_seed(seed))
+    return refused_nan(event(x)).but(off=x + 4)
+
+
+def tangent_at(space):
+    """A batch of tangent vectors at the points of ``on``."""
+    x = space.uniform(3, torch.Generator().manual_seed(0))
+    return partner(space.tangent(x, torch.ones_like(x)))
+
+
+def vectors(space):
+    return event(torch.ones(3, *space.event_shape))
+
+
+def of_space(name, space):
+    """The calls of what every space of its own gives."""
+    keys = ["follow", "project", "shortest", "squared_norm", "tangent", "uniform", "volume_factor"]
+    return {f"{name}.{key}": lambda key=key: {"on": space} | calls_on(space)[key] for key in keys}
+
+
+def calls_on(space):
+    motion = {"x": on(space), "v": tangent_at(space)}
+    near = event(space.uniform(3, torch.Generator().manual_seed(0)))
+    return {
+        "follow": motion | {"t": untimed(clock())},
+        "project": {"x": near},
+        "shortest": {"x": on(space), "y": on(space, 1)},
+        "squared_norm": {"v": vectors(space)},
+        "tangent": {"x": near, "v": tangent_at(space)},
+        "uniform": {"count": count(3, 0), "generator": generator()},
+        "volume_factor": {"v": vectors(space)},
+    }
+
+
+def manifold():
+    return thing(GLOBE, torus_radii=(1.0, 2.0))
+
+
+def globe_field():
+    return function(lambda x, t: -x.flip(1))
+
+
+def data_on(space):
+    """A data set: any number of points."""
+    return on(space)._replace(empty=None)
+
+
 CALLS = {
     "assignment.assignment": lambda: {"cost": costs()},
     "assignment.cost_matrix": lambda: distances("x", "y"),
@@ -627,6 +688,7 @@ CALLS = {
         "first": share(3),
         "last": share(3),
         "iterations": count(5),
+    },
     "chains.all_states": lambda: {
         "size": count(3, 2),
         "positions": count(2).but("negative"),
@@ -889,6 +951,35 @@ CALLS = {
             partner(torch.full((3,), 1 / 3)).but("event", sum=torch.ones(3), none=torch.zeros(3))
         )._replace(empty=None),
     },
+    "directional.VonMisesFisher": lambda: {
+        "means": data_on(GLOBE).but(none=globe()[:0]),
+        "concentration": positive(2.0),
+        "then": lambda made: made.log_prob(globe(1)),
+    },
+    "directional.VonMisesFisher.log_prob": lambda: {
+        "on": VonMisesFisher(globe(), 2.0),
+        "x": on(GLOBE),
+    },
+    "directional.VonMisesFisher.sample": lambda: {
+        "on": VonMisesFisher(globe(), 2.0),
+        "count": count(3, 0),
+        "generator": generator(),
+    },
+    "directional.WrappedField": lambda: {
+        "torus": thing(SPACES["Torus"], globe=GLOBE),
+        "means": data_on(SPACES["Torus"]).but(none=torch.zeros(0, 2)),
+        "std": positive(0.5),
+        "then": lambda made: made(plane(), clock()),
+    },
+    **{
+        f"directional.WrappedField.{method}": lambda: {
+            "on": WrappedField(SPACES["Torus"], plane(), 0.5),
+            "x": on(SPACES["Torus"]),
+            "t": times(clock()).but(end=torch.ones(3)),
+        }
+        for method in ("__call__", "log_prob")
+    },
+    "directional.airports": lambda: {},
     "distributions.GaussianMixture.log_prob": lambda: {"on": mixture(), "x": event(plane())},
     "distributions.GaussianMixture.observe": lambda: {
         "on": mixture(),
@@ -1059,6 +1150,61 @@ CALLS = {
         **{name: function(velocity) for name in ("good", "worse")},
         "scale": number(2.0),
         "then": at,
+    },
+    "geodesics.GeodesicField": lambda: {
+        "manifold": manifold(),
+        "points": data_on(GLOBE).but(none=globe()[:0]),
+        "then": lambda made: made(globe(1), clock()),
+    },
+    **{
+        f"geodesics.GeodesicField.{method}": lambda: {
+            "on": GeodesicField(GLOBE, globe()),
+            "x": on(GLOBE, 1),
+            "t": times(clock()).but(end=torch.ones(3)),
+        }
+        for method in ("__call__", "log_prob")
+    },
+    "geodesics.divergence": lambda: {
+        "field": globe_field(),
+        "manifold": manifold(),
+        "x": on(GLOBE),
+        "t": times(clock()).but("early", "late", "nan", "inf"),
+    },
+    "geodesics.geodesic": lambda: {
+        "manifold": manifold(),
+        "x0": on(GLOBE),
+        "x1": on(GLOBE, 1),
+        "t": times(clock()),
+    },
+    "geodesics.geodesic_euler": lambda: {
+        "manifold": manifold(),
+        "then": lambda made: solvers.solve(lambda x, t: -x, globe(), torch.linspace(0, 1, 4), made),
+    },
+    "geodesics.geodesic_matching_loss": lambda: {
+        "field": globe_field(),
+        "manifold": manifold(),
+        "x0": on(GLOBE),
+        "x1": on(GLOBE, 1),
+        "t": times(clock()),
+    },
+    "geodesics.log_likelihood": lambda: {
+        "field": globe_field(),
+        "manifold": manifold(),
+        "x": on(GLOBE),
+        "times": down().but(up=torch.linspace(0, 1, 4), short=torch.linspace(1, 0.5, 4)),
+        "step": step(),
+    },
+    "geodesics.staying": lambda: {
+        "manifold": manifold(),
+        "step": step(),
+        "then": lambda made: solvers.solve(
+            lambda x, t: -x.flip(1), globe(), torch.linspace(0, 1, 4), made
+        ),
+    },
+    "geodesics.tangent_part": lambda: {
+        "manifold": manifold(),
+        "field": globe_field(),
+        "then": lambda made: made(globe(), clock()),
     },
     "guidance.guided": lambda: {
         "network": function(labelled),
@@ -1297,6 +1443,30 @@ CALLS = {
         "step": step(),
         **of_likelihood(),
     },
+    "manifolds.Manifold": lambda: {"valid": False},
+    "manifolds.Manifold.check": lambda: {"on": GLOBE, "x": on(GLOBE), "name": flag("x")},
+    "manifolds.Manifold.distance": lambda: {
+        "on": Rotations(),
+        "x": on(Rotations()),
+        "y": on(Rotations(), 1),
+    },
+    "manifolds.Manifold.exp": lambda: {"on": GLOBE, "x": on(GLOBE), "v": tangent_at(GLOBE)},
+    "manifolds.Manifold.log": lambda: {"on": GLOBE, "x": on(GLOBE), "y": on(GLOBE, 1)},
+    "manifolds.Sphere": lambda: {"dimension": count(2)},
+    "manifolds.Sphere.distance": lambda: {"on": GLOBE, "x": on(GLOBE), "y": on(GLOBE, 1)},
+    "manifolds.Torus": lambda: {
+        "radii": Argument(
+            (1.0, 2.0),
+            {
+                **{"None": None, "text": "ab", "number": 3, "list": [1.0], "none": ()},
+                **{"zero": (0.0,), "negative": (1.0, -1.0), "nan": (NAN,), "texts": ("a",)},
+            },
+        )
+    },
+    **of_space("manifolds.Sphere", GLOBE),
+    **of_space("manifolds.Torus", SPACES["Torus"]),
+    **of_space("rotations.Rotations", Rotations()),
+    "rotations.Rotations": lambda: {},
     "losses.flow_matching_loss": lambda: {
         "field": function(velocity),
         "path": path(),
@@ -1634,6 +1804,10 @@ LEFT_OUT = {
         + ["images.sampling.heun_to_data"],
         "one line of arithmetic, called by a solver that has checked everything",
     ),
+    **dict.fromkeys(
+        [f"manifolds.{name}" for name in ("angle_over_sine", "cos_and_sinc", "dot")],
+        "arithmetic on what has been checked",
+    ),
     "fields.flatten": "one line of arithmetic on a state that has been checked",
     **dict.fromkeys(
         ["bridges.BridgeSample", "distributions.Observation", "paths.PathSample"]
@@ -1662,6 +1836,14 @@ FINE = {
         for nonsense in ("None", "text", "integers", "an array", "another shape")
     },
     **{
+        f"{space}.volume_factor, v, inf": "exp is not shortest so far away, and the answer is 0"
+        for space in ("manifolds.Sphere", "manifolds.Torus", "rotations.Rotations")
+    },
+    **{
+        f"manifolds.Torus.tangent, x, {value}": "all velocities of angles are tangent, anywhere"
+        for value in ("nan", "inf")
+    },
+    **{
         f"likelihood.divergence, x, {value}": "this field diverges alike everywhere"
         for value in ("nan", "inf")
     },
@@ -1685,6 +1867,7 @@ NEEDS_SAMPLES = {
     *(f"reflow.{name}" for name in ("distillation_loss", "mean_flow_loss")),
     "distribution_matching.distribution_matching_loss",
     "posteriors.denoising_loss",
+    "geodesics.geodesic_matching_loss",
     "solvers.solve_adaptive",
 }
 """Functions for which a batch of no samples has no answer, and which say so."""

@@ -20,7 +20,9 @@ from fmtutorial.discrete import TokenPath, masking_path, uniform_path
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
 from fmtutorial.exact_bridges import ExactBridge
+from fmtutorial.geodesics import GeodesicField, geodesic_euler
 from fmtutorial.guidance import autoguided, guided
+from fmtutorial.manifolds import Sphere
 from fmtutorial.metrics import mode_shares, relative_error
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
@@ -1053,3 +1055,58 @@ def test_tokens_that_are_never_shown_stay(page, tokens):
         x = [s // size, s % size]
         assert hidden == (given["path"] == "maskingPath" and x != [3, 3])
         assert not hidden or [row.index(1) for row in table] == x
+
+
+def on_sphere(draw, n):
+    x = normal(draw, n, 3)
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def test_shortest_paths_on_the_globe(page, draw):
+    globe = Sphere(2)
+    x, y, t = on_sphere(draw, 9), on_sphere(draw, 9), uniform(draw, 1).item()
+    near = globe.project(x[:3] + 1e-7 * y[:3])
+    far = globe.project(1e-3 * y[:3] - x[:3])  # nearer to the antipode directions lose digits
+    x, y = torch.cat([x, x[:3], x[:3]]), torch.cat([y, near, far])
+    body = """
+        const [x, y] = [points(a.x), points(a.y)];
+        const v = m.shortest(x, y);
+        return [v, m.follow(x, v, a.t), Array.from({length: 15}, (_, i) => m.angle(x, i, y, i))];
+    """
+    v, point, angle = page(["manifolds"], body, x=x.tolist(), y=y.tolist(), t=t)
+    same(v, globe.log(x, y))
+    times = torch.full((15,), t, dtype=torch.float64)
+    same(point, globe.follow(x, globe.log(x, y), times).x_t)
+    same(angle, globe.distance(x, y))
+    refused = "try { m.shortest(points(a.x), points(a.y)); } catch (e) { return e.message; }"
+    pair = {"x": x[:1].tolist(), "y": (-x[:1]).tolist()}
+    assert "antipode" in page(["manifolds"], refused, **pair)
+
+
+@pytest.mark.parametrize("time", [0.0, 0.4, 0.9])
+def test_field_on_the_globe(page, draw, time):
+    """At t = 0.9 most places are out of reach of all points."""
+    data, x = on_sphere(draw, 5), on_sphere(draw, 40)
+    body = """
+        const field = new m.GeodesicField(points(a.data));
+        return [field.velocity(points(a.x), a.t), [...field.logProb(points(a.x), a.t)].map(String)];
+    """
+    given = {"data": data.tolist(), "x": x.tolist(), "t": time}
+    v, density = page(["manifolds"], body, **given)
+    field, times = GeodesicField(Sphere(2), data), torch.full((40,), time, dtype=torch.float64)
+    same(v, field(x, times))
+    same([float(value.replace("Infinity", "inf")) for value in density], field.log_prob(x, times))
+
+
+def test_euler_on_the_globe(page, draw):
+    data, x = on_sphere(draw, 3), on_sphere(draw, 6)
+    times = torch.linspace(0, 1, 13, dtype=torch.float64)
+    body = """
+        const field = new m.GeodesicField(points(a.data));
+        return m.solve(field.velocity, points(a.x), a.times, m.geodesicEuler).at(-1);
+    """
+    given = {"data": data.tolist(), "x": x.tolist(), "times": times.tolist()}
+    answer = page(["manifolds", "solvers"], body, **given)
+    globe = Sphere(2)
+    field = GeodesicField(globe, data)
+    same(answer, solvers.solve(field, x, times, geodesic_euler(globe)).last)

@@ -33,7 +33,10 @@ LEVELS = {
     "losses": 2,
     "metrics": 2,
     "plotting": 2,
+    "manifolds": 2,
     "likelihood": 3,
+    "rotations": 3,
+    "directional": 3,
     "diffusion": 3,
     "reflow": 3,
     "distribution_matching": 3,
@@ -46,6 +49,7 @@ LEVELS = {
     "chains": 3,
     "discrete": 4,
     "posteriors": 5,
+    "geodesics": 4,
     "images": 5,
     "coursework": 6,
 }

@@ -8,6 +8,7 @@ from fmtutorial.coursework import (
     editing,
     few_steps,
     flows,
+    manifolds,
     matching,
     paths,
     reflow,
@@ -28,8 +29,9 @@ SHEETS = {
     "08-mnist": digits.EXERCISES,
     "10-few-steps": few_steps.EXERCISES,
     "11-steering": (*steering.EXERCISES, *editing.EXERCISES),
-    "13-bridges": bridges.EXERCISES,
     "12-discrete": discrete.EXERCISES,
+    "13-bridges": bridges.EXERCISES,
+    "14-manifolds": manifolds.EXERCISES,
 }
 """By the name of the notebook, in the order of the chapters."""
 
