@@ -178,9 +178,13 @@ assert theirs > 0.4 * angle  # next to 0 the inverse cosine has the values 0 and
 
 # %%
 peers = stored_results("manifolds")
+raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 for name, row in peers["near zero"]["1e-5"].items():
     print(f"points 1e-5 apart: log of {name} is off by {row:.0e} of its length")
-    record(f"peer_digits_{name}", f"{row:.0e}" if row < 1 else f"{row:.0f}")
+    power = str(math.floor(math.log10(row))).translate(raised)
+    written = f"{row / 10 ** math.floor(math.log10(row)):.0f}·10{power}"
+    record(f"peer_digits_{name}", written if row < 1 else f"{row:.0f}")
+# %%
 for work in ("path", "solver"):
     print(f"{work}: flow_matching takes {peers[work]['times_as_fast']} times as long")
     record(f"peer_{work}", f"{peers[work]['times_as_fast']:.1f}")
@@ -259,6 +263,7 @@ def continuity(space, field, x, t):
     return in_t + spread.detach() + (in_x * v).flatten(1).sum(dim=1).detach()
 
 
+# %%
 turns = draw(rotations, 3)
 some = geodesic(rotations, draw(rotations, 99), turns.repeat(33, 1, 1), t[:99]).x_t
 left = {
