@@ -30,6 +30,7 @@ if "google.colab" in sys.modules:
 
 # %%
 import math
+import warnings
 
 import torch
 from torch import nn
@@ -51,6 +52,9 @@ from fmtutorial.networks import MLP
 from fmtutorial.rotations import Rotations
 from fmtutorial.solvers import euler, heun, rk4, solve
 from fmtutorial.training import EMA, train
+
+# PyTorch warns of its own use of torch.jit when torch.func.jvp is first called
+warnings.filterwarnings("ignore", category=FutureWarning)
 
 # %%
 device = default_device()
@@ -132,14 +136,15 @@ rim = torch.linspace(0, 2 * math.pi, 200)
 axes[0].plot(rim.cos().cpu(), rim.sin().cpu(), color="#9ca3af", linewidth=0.7)
 for way, color in [(lines, plotting.NOISE), (arcs, plotting.MODEL)]:
     axes[0].plot(way[:, :, 0], way[:, :, 1], color=color)
-axes[0].set(aspect="equal", xticks=[], yticks=[])
+axes[0].set(aspect="equal")
+axes[0].axis("off")
 for gap, color, name in [
     (off[0], plotting.NOISE, "straight lines"),
     (off[1], plotting.MODEL, "geodesics"),
 ]:
     axes[1].plot(states.cpu(), gap[:, :1], color=color, label=name)
     axes[1].plot(states.cpu(), gap[:, 1:], color=color)
-axes[1].set(xlabel="t")
+axes[1].set(xlabel="t", ylim=(-0.02, 1.25))
 axes[1].legend(frameon=False)
 plotting.show(
     figure,
@@ -163,13 +168,30 @@ for name, angle in [("1e-4", 1e-4), ("1e-8", 1e-8)]:
     ours = (globe.log(x, y) - angle * v).norm(dim=1).max().item()
     cosine = (x * y).sum(dim=1).clamp(-1, 1)
     theirs = (torch.acos(cosine) - angle).abs().max().item()
-    print(
-        f"angle {name}: inverse cosine keeps 9 digits: {theirs < 1e-9 * angle};",
-        end=" ",
-    )
-    print(f"log is off by rounding only: {ours < 1e-15}")
+    print(f"angle {name}: log is off by rounding only: {ours < 1e-15}")
+    print(f"the inverse cosine by more than 1e-10 of it: {theirs > 1e-10 * angle}")
     assert ours < 1e-15 and theirs > 1e-10 * angle
-record("acos_lost", f"{theirs / angle:.0%}".replace("%", " %"))
+assert theirs > 0.4 * angle  # next to 0 the inverse cosine has the values 0 and 1.5e-8
+
+# %% [markdown]
+# Two libraries have spheres too. A script beside the package's tests, `tests/benchmarks/manifolds.py`, has compared digits and times; these are its results.
+
+# %%
+peers = stored_results("manifolds")
+raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+for name, row in peers["near zero"]["1e-5"].items():
+    print(f"points 1e-5 apart: log of {name} is off by {row:.0e} of its length")
+    power = str(math.floor(math.log10(row))).translate(raised)
+    written = f"{row / 10 ** math.floor(math.log10(row)):.0f}·10{power}"
+    record(f"peer_digits_{name}", written if row < 1 else f"{row:.0f}")
+# %%
+for work in ("path", "solver"):
+    print(f"{work}: flow_matching takes {peers[work]['times_as_fast']} times as long")
+    record(f"peer_{work}", f"{peers[work]['times_as_fast']:.1f}")
+record("peer_pairs", peers["settings"]["pairs"])
+record("peer_steps", peers["settings"]["steps"])
+for name, version in peers["versions"].items():
+    record(f"peer_version_{name}", version)
 
 # %% [markdown]
 # ## Rotations
@@ -221,7 +243,8 @@ def marginal_velocity(x, t, data):
 # **Check 14.5** (the field). It is the package's `GeodesicField`, to what the inverse cosine leaves. And density, field and divergence obey the continuity equation on the globe, $\partial_t\log p_t+\nabla\cdot v_t+\langle v_t,\nabla\log p_t\rangle=0$, with all derivatives by automatic differentiation: the same for rotations, where another factor stands in the place of the sine.
 
 # %%
-data = draw(globe, 3)
+data = [[1.0, 0.2, 0.4], [-0.5, 1.0, -0.3], [-0.4, -0.9, 0.3]]
+data = globe.project(torch.tensor(data, **double))
 exact = GeodesicField(globe, data)
 t = 0.7 * torch.rand(999, **double)
 x = geodesic(globe, draw(globe, 999), data.repeat(333, 1), t).x_t
@@ -240,6 +263,7 @@ def continuity(space, field, x, t):
     return in_t + spread.detach() + (in_x * v).flatten(1).sum(dim=1).detach()
 
 
+# %%
 turns = draw(rotations, 3)
 some = geodesic(rotations, draw(rotations, 99), turns.repeat(33, 1, 1), t[:99]).x_t
 left = {
@@ -344,7 +368,8 @@ for name, field, time in [("point", points, 0.0), ("smooth", one, 0.0), ("", one
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["one data point", "smooth data"])
-angles = torch.linspace(-math.pi, math.pi - 1e-9, 400, **double)[:, None]
+edge = math.pi - 1e-6
+angles = torch.linspace(-edge, edge, 400, **double)[:, None]
 for ax, field in zip(axes, (points, one), strict=True):
     for time, color in [(0.0, plotting.NOISE), (0.4, plotting.MODEL), (0.7, "#c2410c")]:
         moment = torch.full((400,), time, **double)
@@ -396,14 +421,14 @@ t = 0.9 * torch.rand(n, generator=generator, **double)
 at = geodesic(globe, x0, x1, t)
 v = exact(at.x_t, t)
 floor = (v - at.velocity).square().sum(dim=1)
-shorter = (0.8 * v - at.velocity).square().sum(dim=1)
-cross = 2 * (v - at.velocity).mul(-0.2 * v).sum(dim=1)
-extra = (0.2 * v).square().sum(dim=1).mean().item()
+slower = (0.5 * v - at.velocity).square().sum(dim=1)
+cross = 2 * (v - at.velocity).mul(-0.5 * v).sum(dim=1)
+extra = (0.5 * v).square().sum(dim=1).mean().item()
 ours = geodesic_matching_loss(exact, globe, x0, x1, t)
 print("plain PyTorch:", torch.allclose(loss_on_the_globe(exact, x0, x1, t), ours))
-print(f"floor {floor.mean():.1f}, shorter by a fifth {shorter.mean():.1f}")
+print(f"floor {floor.mean():.1f}, at half the speed {slower.mean():.1f}")
 assert torch.allclose(loss_on_the_globe(exact, x0, x1, t), ours)
-gained = (shorter - floor).mean().item()
+gained = (slower - floor).mean().item()
 assert abs(gained - extra) < 4 * cross.std().item() / n**0.5 and extra > 0.05
 
 # %% [markdown]
@@ -498,6 +523,8 @@ colors = [plotting.NOISE, plotting.MODEL, plotting.DATA]
 for (name, found), color in zip(list(errors.items())[:3], colors, strict=True):
     found = [error.item() for error in found]
     axes[0].loglog(counts, found, marker="o", color=color, label=name)
+axes[0].set_xticks(counts, counts)
+axes[0].minorticks_off()
 axes[0].set(xlabel="steps")
 axes[0].legend(frameon=False, fontsize=7)
 kept = solve(
@@ -586,7 +613,7 @@ def loss():
     return geodesic_matching_loss(network, globe, x0, train_set[rows], t)
 
 
-losses = [step.loss for step in train(network, loss, 900, 3e-3, ema)]
+losses = [step.loss for step in train(network, loss, 800, 3e-3, ema)]
 first, last = sum(losses[:50]) / 50, sum(losses[-200:]) / 200
 print("the loss falls:", last < 0.97 * first)
 assert last < 0.97 * first
@@ -656,10 +683,10 @@ with torch.no_grad():
 smeared = kernels.log_prob(globe.project(sheet.float()))
 
 # %% tags=["hide-input"]
-names = ["1500 airports", "samples of the flow", "density of the flow", "kernels"]
+names = ["1000 airports", "samples of the flow", "density of the flow", "kernels"]
 figure, axes = plotting.panels(names, rows=2, width=6.4)
 for ax, x, color in [
-    (axes[0], world[:1500], plotting.DATA),
+    (axes[0], world[:1000], plotting.DATA),
     (axes[1], samples, plotting.MODEL),
 ]:
     ax.scatter(*on_map(x), s=1, color=color, linewidths=0)
@@ -677,7 +704,7 @@ plotting.show(
 )
 
 # %% [markdown]
-# *Figure 14.5.* Airports, as many samples as fit beside them, and two densities on one scale.
+# *Figure 14.5.* Airports, samples of the flow, and two densities on one scale (square roots, cut at 2).
 #
 # ## Summary
 #
