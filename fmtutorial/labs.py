@@ -2,13 +2,17 @@
 
 import base64
 import json
+import math
 import platform
 from importlib import resources
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from fmtutorial.fields import check_count, check_number
 
@@ -118,6 +122,19 @@ def shakespeare_words() -> list[str]:
     """
     file = resources.files("fmtutorial") / "data" / "words.txt"
     return file.read_text(encoding="ascii").split()
+
+
+def airports() -> Tensor:
+    """Return the world's airports with a code of IATA as unit vectors, shape (7884, 3), shuffled.
+
+    From the Python package airportsdata; latitude and longitude to 0.006°. Chapter 14.
+    """
+    file = resources.files("fmtutorial") / "data" / "airports.npz"
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        angles = torch.from_numpy(stored["angles"].astype(np.float32)) * (math.pi / 2**15)
+    latitude, longitude = angles.unbind(dim=1)
+    x, y = latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin()
+    return functional.normalize(torch.stack([x, y, latitude.sin()], dim=1))
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:

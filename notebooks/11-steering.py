@@ -41,29 +41,32 @@ from fmtutorial.guidance import autoguided, guided, rescaled
 from fmtutorial.images.data import dequantise, small_digits, to_pixels
 from fmtutorial.images.pictures import show_pixels, tile
 from fmtutorial.images.sampling import image_field
-
-# %%
 from fmtutorial.images.weights import load_weights
 from fmtutorial.labs import default_device, record, stored_results
+
+device = default_device()
+
+# %%
 from fmtutorial.metrics import mode_shares
 from fmtutorial.networks import MLP
 from fmtutorial.paths import LINEAR, AffinePath
-from fmtutorial.rewards import ExactValue, QuadraticReward, observed, tilted
 from fmtutorial.solvers import euler, heun, rk4, solve
 from fmtutorial.steering import (
-    adjoint_matching_loss,
+    ExactValue,
+    QuadraticReward,
     guessed_value,
-    lean_adjoint,
-    memoryless_strength,
+    observed,
     replaced,
     steered,
+    tilted,
 )
 
+torch.set_default_device(device)
+
 # %%
+from fmtutorial.steering import adjoint_matching_loss, lean_adjoint, memoryless_strength
 from fmtutorial.training import EMA
 
-device = default_device()
-torch.set_default_device(device)
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the network's first weights
 

@@ -40,33 +40,35 @@ from torch import nn
 
 # %%
 from fmtutorial import plotting
-from fmtutorial.chains import (
+from fmtutorial.discrete import (
     all_states,
     draw_tokens,
     euler_step,
+    gillespie,
     leap_step,
     one_hot,
     rate_matrix,
     simulate,
     step_matrix,
 )
-
-# %%
-from fmtutorial.discrete import masking_path, ring, uniform_path
 from fmtutorial.labs import default_device, record, shakespeare_words, stored_results
 from fmtutorial.paths import COSINE, LINEAR
-from fmtutorial.posteriors import (
+from fmtutorial.solvers import rk4, solve
+from fmtutorial.training import train
+
+device = default_device()
+torch.set_default_device(device)
+
+# %%
+from fmtutorial.discrete import (
     Denoiser,
     ExactRate,
     guided_posterior,
     likelihood_bound,
+    masking_path,
+    uniform_path,
 )
-from fmtutorial.solvers import rk4, solve
-from fmtutorial.training import train
 
-# %%
-device = default_device()
-torch.set_default_device(device)
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the network's first weights
 double = {"dtype": torch.float64}
@@ -504,7 +506,7 @@ plotting.show(
 # %% [markdown]
 # *Figure 12.3.* The law of a pair of tokens after unmasking in one, two and four steps, and in the data. In one step each token has the right law, and the pair has lost its dependence.
 #
-# **Check 12.11** (bells). One token at a time has no such error. `ring` draws the times at which bells ring and asks the posterior anew for each. 20 000 sequences of three tokens have the exact law by a chi-square test: with masks at $t=1$, with uniform noise at $t=0.9$. With masks three evaluations are enough; in three even steps the same test rejects.
+# **Check 12.11** (bells). One token at a time has no such error. `gillespie` draws the times at which bells ring and asks the posterior anew for each. 20 000 sequences of three tokens have the exact law by a chi-square test: with masks at $t=1$, with uniform noise at $t=0.9$. With masks three evaluations are enough; in three even steps the same test rejects.
 
 # %%
 places = torch.tensor([9, 3, 1])
@@ -522,11 +524,13 @@ def p_value_of(x, law):
 masked = ExactRate(masking_path(3), with_mask(table))
 patient = lambda x, t: masked.posterior(x, t.clamp(min=1e-3))  # noqa: E731
 blank = torch.full((20_000, 3), 3)
-by_bells = ring(patient, masked.path, blank, 0.0, 1.0, generator)
+by_bells = gillespie(patient, masked.path, blank, 0.0, 1.0, generator)
 step, grid = partial(masked.path.step, patient), torch.linspace(0, 1, 4, **double)
 by_steps = simulate(step, blank, grid, generator)
 known, noise = ExactRate(uniform_path(3), table), torch.full((20_000, 3, 3), 1 / 3)
-x = ring(known.posterior, known.path, draw_tokens(noise, generator), 0, 0.9, generator)
+x = gillespie(
+    known.posterior, known.path, draw_tokens(noise, generator), 0, 0.9, generator
+)
 late = known.law_at(torch.tensor([0.9], **double))[0]
 print("bells are exact, masks:", p_value_of(by_bells, masked.law) > 1e-4)
 print("bells are exact, uniform noise:", p_value_of(x, late) > 1e-4)
@@ -789,7 +793,7 @@ record("bits_network", f"{bits:.1f}")
 assert rivals[4] < bits < rivals[2] - 0.2
 
 # %% [markdown]
-# Words in different numbers of steps. With one step all letters are drawn at once, each as if it were alone. Letter by letter, `ring`, needs eight evaluations.
+# Words in different numbers of steps. With one step all letters are drawn at once, each as if it were alone. Letter by letter, `gillespie`, needs eight evaluations.
 
 
 # %%
@@ -798,7 +802,7 @@ def spell(n, steps=None):
     """Return words, letter by letter or in even steps."""
     x = torch.full((n, 8), MASK)
     if steps is None:
-        return ring(model, model.path, x, 0.0, 1.0, generator)
+        return gillespie(model, model.path, x, 0.0, 1.0, generator)
     grid = torch.linspace(0, 1, steps + 1)
     return simulate(partial(model.path.step, model), x, grid, generator)
 
@@ -860,7 +864,7 @@ plotting.show(
 def fill(pattern, n=400):
     x = torch.tensor([[(ALPHABET + "?").index(c) for c in pattern.ljust(8, "_")]])
     start = 1 - pattern.count("?") / 8
-    return decode(ring(model, model.path, x.repeat(n, 1), start, 1.0, generator))
+    return decode(gillespie(model, model.path, x.repeat(n, 1), start, 1.0, generator))
 
 
 # %% tags=["nbval-ignore-output"]

@@ -43,9 +43,14 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 from fmtutorial import distributions, plotting
 from fmtutorial.bridges import (
     Bridge,
+    ExactBridge,
     bridge_matching_loss,
     draw_pairs,
     drifts,
+    gaussian_bridge_cost,
+    gaussian_ends,
+    independent_ends,
+    markovian_ends,
     solve_bridge,
     static_bridge,
 )
@@ -54,13 +59,6 @@ from fmtutorial.couplings import sinkhorn_kernel, sinkhorn_log, squared_distance
 # %%
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
-from fmtutorial.exact_bridges import (
-    ExactBridge,
-    gaussian_bridge_cost,
-    gaussian_ends,
-    independent_ends,
-    markovian_ends,
-)
 from fmtutorial.labs import default_device, record, stored_results
 from fmtutorial.metrics import energy_distance, relative_error
 from fmtutorial.networks import MLP

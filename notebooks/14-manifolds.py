@@ -35,21 +35,21 @@ import warnings
 import torch
 from torch import nn
 
-from fmtutorial import geodesics, plotting
-from fmtutorial.directional import VonMisesFisher, WrappedField, airports
-from fmtutorial.geodesics import (
+from fmtutorial import manifolds, plotting
+from fmtutorial.labs import airports, default_device, record, stored_results
+from fmtutorial.manifolds import Rotations, Sphere, Torus, VonMisesFisher, WrappedField
+
+device = default_device()
+
+# %%
+from fmtutorial.manifolds import (
     GeodesicField,
     geodesic,
     geodesic_euler,
     geodesic_matching_loss,
     staying,
 )
-
-# %%
-from fmtutorial.labs import default_device, record
-from fmtutorial.manifolds import Sphere, Torus
 from fmtutorial.networks import MLP
-from fmtutorial.rotations import Rotations
 from fmtutorial.solvers import euler, heun, rk4, solve
 from fmtutorial.training import EMA, train
 
@@ -57,7 +57,6 @@ from fmtutorial.training import EMA, train
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 # %%
-device = default_device()
 torch.set_default_device(device)
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the network's first weights
@@ -259,7 +258,7 @@ def continuity(space, field, x, t):
     x, t = x.clone().requires_grad_(), t.clone().requires_grad_()
     log_p = field.log_prob(space.project(x), t)
     in_x, in_t = torch.autograd.grad(log_p.sum(), (x, t))
-    v, spread = field(x, t), geodesics.divergence(field, space, x.detach(), t.detach())
+    v, spread = field(x, t), manifolds.divergence(field, space, x.detach(), t.detach())
     return in_t + spread.detach() + (in_x * v).flatten(1).sum(dim=1).detach()
 
 
@@ -555,8 +554,8 @@ plotting.show(
 
 # %%
 x, t = draw(globe, 100), torch.zeros(100, **double)
-on_globe = geodesics.divergence(up, globe, x, t)
-in_space = geodesics.likelihood.divergence(up, x, t)
+on_globe = manifolds.divergence(up, globe, x, t)
+in_space = manifolds.likelihood.divergence(up, x, t)
 print("on the globe −2z:", torch.allclose(on_globe, -2 * x[:, 2]))
 print("in space −4z:", torch.allclose(in_space, -4 * x[:, 2]))
 assert torch.allclose(on_globe, -2 * x[:, 2], atol=1e-12)
@@ -571,8 +570,8 @@ z = x[:, 2]
 z0 = torch.tanh(torch.atanh(z) - 1)
 truth = torch.log((1 - z0**2) / (1 - z**2)) - math.log(4 * math.pi)
 with torch.no_grad():
-    found = geodesics.log_likelihood(up, globe, x, grid)
-    of_map = geodesics.log_likelihood(up, globe, sheet, grid).reshape(lat.shape)
+    found = manifolds.log_likelihood(up, globe, x, grid)
+    of_map = manifolds.log_likelihood(up, globe, sheet, grid).reshape(lat.shape)
 area = lat.cos() * (math.pi / 90) ** 2  # of two degrees by two
 print("the change of variables:", (found - truth).abs().max().item() < 1e-5)
 print(f"integral over the globe: {(of_map.exp() * area).sum().item():.2f}")
@@ -623,7 +622,7 @@ assert last < 0.97 * first
 
 # %%
 with torch.no_grad():
-    of_flow = geodesics.log_likelihood(
+    of_flow = manifolds.log_likelihood(
         ema.network, globe, test_set, torch.linspace(1, 0, 11)
     )
 grid = [50.0, 100.0, 200.0, 400.0, 600.0, 800.0, 1200.0, 2000.0]
@@ -677,7 +676,7 @@ assert near["random"] + 0.2 < near["samples"] < near["held out"]
 
 # %%
 with torch.no_grad():
-    learned = geodesics.log_likelihood(
+    learned = manifolds.log_likelihood(
         ema.network, globe, sheet.float(), torch.linspace(1, 0, 7)
     )
 smeared = kernels.log_prob(globe.project(sheet.float()))

@@ -26,25 +26,29 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from test_structure import HIDDEN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmtutorial
-from fmtutorial import checkpoints, discrete, metrics, paths, posteriors, rewards, solvers, training
-from fmtutorial.bridges import Bridge
-from fmtutorial.directional import VonMisesFisher, WrappedField
+from fmtutorial import checkpoints, discrete, metrics, paths, solvers, steering, training
+from fmtutorial.bridges import Bridge, ExactBridge
 from fmtutorial.distributions import Gaussian, GaussianMixture, two_moons
 from fmtutorial.exact import ExactField
-from fmtutorial.exact_bridges import ExactBridge
-from fmtutorial.geodesics import GeodesicField
 from fmtutorial.images.batches import Batch
 from fmtutorial.images.classifier import DigitClassifier
 from fmtutorial.images.data import Digits, small_digits
 from fmtutorial.images.run import Run
 from fmtutorial.images.settings import Settings
-from fmtutorial.manifolds import Sphere, Torus
+from fmtutorial.manifolds import (
+    GeodesicField,
+    Rotations,
+    Sphere,
+    Torus,
+    VonMisesFisher,
+    WrappedField,
+)
 from fmtutorial.networks import MLP, DiT, MeanFlowMLP, UNet
 from fmtutorial.paths import AffinePath
-from fmtutorial.rotations import Rotations
 
 matplotlib.use("Agg")
 
@@ -344,7 +348,7 @@ def token_path():
 
 
 def denoiser():
-    return posteriors.Denoiser(lambda x, t: x.unsqueeze(-1) * torch.ones(3), token_path().good)
+    return discrete.Denoiser(lambda x, t: x.unsqueeze(-1) * torch.ones(3), token_path().good)
 
 
 def states_of_three():
@@ -366,7 +370,7 @@ def of_exact_rate():
 
 
 def exact_rate():
-    return posteriors.ExactRate(discrete.uniform_path(3), law_of_three().good)
+    return discrete.ExactRate(discrete.uniform_path(3), law_of_three().good)
 
 
 def of_token_loss():
@@ -562,7 +566,7 @@ def sampler():
 
 
 def a_reward():
-    return rewards.QuadraticReward(plane()[0], 0.5)
+    return steering.QuadraticReward(plane()[0], 0.5)
 
 
 def seen():
@@ -689,40 +693,40 @@ CALLS = {
         "last": share(3),
         "iterations": count(5),
     },
-    "chains.all_states": lambda: {
+    "discrete.all_states": lambda: {
         "size": count(3, 2),
         "positions": count(2).but("negative"),
     },
-    "chains.check_probabilities": lambda: {
+    "discrete.check_probabilities": lambda: {
         "probabilities": table(posterior_of_three(sequence(), None)),
         "x": tokens(sequence()),
         "name": Argument("p", {}),
     },
-    "chains.check_rates": lambda: {
+    "discrete.check_rates": lambda: {
         "rates": table(rate_of_three(sequence(), clock())),
         "x": tokens(sequence()),
     },
-    "chains.check_table": lambda: {
+    "discrete.check_table": lambda: {
         "table": table(posterior_of_three(sequence(), None)).but("negative", "double"),
         "x": tokens(sequence()),
         "name": Argument("p", {}),
     },
-    "chains.check_tokens": lambda: {
+    "discrete.check_tokens": lambda: {
         "x": tokens(sequence()),
         "size": count(3, 2),
         "name": Argument("x", {}),
     },
-    "chains.draw_tokens": lambda: {
+    "discrete.draw_tokens": lambda: {
         "probabilities": table(posterior_of_three(sequence(), None)).but("double", "rank", "fewer"),
         "generator": optional(generator()),
     },
-    "chains.expand_length": lambda: {
+    "discrete.expand_length": lambda: {
         "t": times(clock()),
         "end": times(clock() + 0.1),
         "x": tokens(sequence()).but("too large", "negative", "other dtype", "int32"),
     },
     **{
-        f"chains.{name}": lambda: {
+        f"discrete.{name}": lambda: {
             "rate": function(rate_of_three),
             "x": tokens(sequence()),
             "t": times(clock()),
@@ -730,22 +734,22 @@ CALLS = {
         }
         for name in ("euler_step", "leap_step")
     },
-    "chains.one_hot": lambda: {
+    "discrete.one_hot": lambda: {
         "x": tokens(sequence()),
         "like": tensor(torch.ones(2, 3)).but("number"),
     },
-    "chains.rate_matrix": lambda: {
+    "discrete.rate_matrix": lambda: {
         "rates": table(rate_of_three(states_of_three(), torch.zeros(9)))
         .but("rank")
         ._replace(empty=None),
     },
-    "chains.simulate": lambda: {
+    "discrete.simulate": lambda: {
         "step": function(step_of_three),
         "x": tokens(sequence()).but(),
         "times": up(),
         "generator": optional(generator()),
     },
-    "chains.step_matrix": lambda: {
+    "discrete.step_matrix": lambda: {
         "probabilities": table(posterior_of_three(states_of_three(), None))._replace(empty=None),
     },
     "checkpoints.as_path": lambda: {"path": file(folder() / "a")},
@@ -902,7 +906,7 @@ CALLS = {
         f"discrete.{name}": lambda least=least: {"tokens": count(3, least), "schedule": schedule()}
         for name, least in (("masking_path", 1), ("uniform_path", 2))
     },
-    "discrete.ring": lambda: {
+    "discrete.gillespie": lambda: {
         "posterior": function(posterior_of_three),
         "path": token_path(),
         "x": tokens(sequence()),
@@ -951,35 +955,35 @@ CALLS = {
             partner(torch.full((3,), 1 / 3)).but("event", sum=torch.ones(3), none=torch.zeros(3))
         )._replace(empty=None),
     },
-    "directional.VonMisesFisher": lambda: {
+    "manifolds.VonMisesFisher": lambda: {
         "means": data_on(GLOBE).but(none=globe()[:0]),
         "concentration": positive(2.0),
         "then": lambda made: made.log_prob(globe(1)),
     },
-    "directional.VonMisesFisher.log_prob": lambda: {
+    "manifolds.VonMisesFisher.log_prob": lambda: {
         "on": VonMisesFisher(globe(), 2.0),
         "x": on(GLOBE),
     },
-    "directional.VonMisesFisher.sample": lambda: {
+    "manifolds.VonMisesFisher.sample": lambda: {
         "on": VonMisesFisher(globe(), 2.0),
         "count": count(3, 0),
         "generator": generator(),
     },
-    "directional.WrappedField": lambda: {
+    "manifolds.WrappedField": lambda: {
         "torus": thing(SPACES["Torus"], globe=GLOBE),
         "means": data_on(SPACES["Torus"]).but(none=torch.zeros(0, 2)),
         "std": positive(0.5),
         "then": lambda made: made(plane(), clock()),
     },
     **{
-        f"directional.WrappedField.{method}": lambda: {
+        f"manifolds.WrappedField.{method}": lambda: {
             "on": WrappedField(SPACES["Torus"], plane(), 0.5),
             "x": on(SPACES["Torus"]),
             "t": times(clock()).but(end=torch.ones(3)),
         }
         for method in ("__call__", "log_prob")
     },
-    "directional.airports": lambda: {},
+    "labs.airports": lambda: {},
     "distributions.GaussianMixture.log_prob": lambda: {"on": mixture(), "x": event(plane())},
     "distributions.GaussianMixture.observe": lambda: {
         "on": mixture(),
@@ -1046,12 +1050,12 @@ CALLS = {
         }
         for method in ("__call__", "log_prob", "posterior_mean", "score", "target_variance")
     },
-    "exact_bridges.ExactBridge": lambda: {
+    "bridges.ExactBridge": lambda: {
         "bridge": thing(Bridge(0.7), number=0.7),
         "ends": thing(two_ends(), tensor=plane(), one=short_end()),
     },
     **{
-        f"exact_bridges.ExactBridge.{method}": lambda: {
+        f"bridges.ExactBridge.{method}": lambda: {
             "on": ExactBridge(Bridge(0.7), two_ends()),
             "x": event(plane()),
             "t": times(clock()),
@@ -1059,18 +1063,18 @@ CALLS = {
         for method in ("__call__", "drift", "log_prob", "score")
     },
     **{
-        f"exact_bridges.{name}": lambda: {
+        f"bridges.{name}": lambda: {
             "source": thing(gaussian(), mixture=mixture(), other=short_end()),
             "target": thing(gaussian(), mixture=mixture(), other=short_end()),
             "sigma": positive(0.7),
         }
         for name in ("gaussian_bridge_cost", "gaussian_ends")
     },
-    "exact_bridges.independent_ends": lambda: {
+    "bridges.independent_ends": lambda: {
         "source": thing(gaussian(), tensor=plane(), other=short_end()),
         "target": thing(mixture(), tensor=plane(), other=short_end()),
     },
-    "exact_bridges.markovian_ends": lambda: {
+    "bridges.markovian_ends": lambda: {
         "ends": thing(two_ends(), mixture=two_ends().as_mixture, one=short_end()),
         "sigma": positive(0.7),
         "steps": count(5),
@@ -1151,57 +1155,57 @@ CALLS = {
         "scale": number(2.0),
         "then": at,
     },
-    "geodesics.GeodesicField": lambda: {
+    "manifolds.GeodesicField": lambda: {
         "manifold": manifold(),
         "points": data_on(GLOBE).but(none=globe()[:0]),
         "then": lambda made: made(globe(1), clock()),
     },
     **{
-        f"geodesics.GeodesicField.{method}": lambda: {
+        f"manifolds.GeodesicField.{method}": lambda: {
             "on": GeodesicField(GLOBE, globe()),
             "x": on(GLOBE, 1),
             "t": times(clock()).but(end=torch.ones(3)),
         }
         for method in ("__call__", "log_prob")
     },
-    "geodesics.divergence": lambda: {
+    "manifolds.divergence": lambda: {
         "field": globe_field(),
         "manifold": manifold(),
         "x": on(GLOBE),
         "t": times(clock()).but("early", "late", "nan", "inf"),
     },
-    "geodesics.geodesic": lambda: {
+    "manifolds.geodesic": lambda: {
         "manifold": manifold(),
         "x0": on(GLOBE),
         "x1": on(GLOBE, 1),
         "t": times(clock()),
     },
-    "geodesics.geodesic_euler": lambda: {
+    "manifolds.geodesic_euler": lambda: {
         "manifold": manifold(),
         "then": lambda made: solvers.solve(lambda x, t: -x, globe(), torch.linspace(0, 1, 4), made),
     },
-    "geodesics.geodesic_matching_loss": lambda: {
+    "manifolds.geodesic_matching_loss": lambda: {
         "field": globe_field(),
         "manifold": manifold(),
         "x0": on(GLOBE),
         "x1": on(GLOBE, 1),
         "t": times(clock()),
     },
-    "geodesics.log_likelihood": lambda: {
+    "manifolds.log_likelihood": lambda: {
         "field": globe_field(),
         "manifold": manifold(),
         "x": on(GLOBE),
         "times": down().but(up=torch.linspace(0, 1, 4), short=torch.linspace(1, 0.5, 4)),
         "step": step(),
     },
-    "geodesics.staying": lambda: {
+    "manifolds.staying": lambda: {
         "manifold": manifold(),
         "step": step(),
         "then": lambda made: solvers.solve(
             lambda x, t: -x.flip(1), globe(), torch.linspace(0, 1, 4), made
         ),
     },
-    "geodesics.tangent_part": lambda: {
+    "manifolds.tangent_part": lambda: {
         "manifold": manifold(),
         "field": globe_field(),
         "then": lambda made: made(globe(), clock()),
@@ -1465,8 +1469,8 @@ CALLS = {
     },
     **of_space("manifolds.Sphere", GLOBE),
     **of_space("manifolds.Torus", SPACES["Torus"]),
-    **of_space("rotations.Rotations", Rotations()),
-    "rotations.Rotations": lambda: {},
+    **of_space("manifolds.Rotations", Rotations()),
+    "manifolds.Rotations": lambda: {},
     "losses.flow_matching_loss": lambda: {
         "field": function(velocity),
         "path": path(),
@@ -1609,36 +1613,36 @@ CALLS = {
     },
     "plotting.show": lambda: {"figure": thing(plt.figure()), **figure_text()},
     "plotting.square_grid": lambda: {"extent": positive(3.0), "resolution": count(5, 2)},
-    "posteriors.Denoiser": lambda: {
+    "discrete.Denoiser": lambda: {
         "network": function(lambda x, t: posterior_of_three(x, t).log()),
         "path": token_path(),
         "then": at_tokens,
     },
     **{
-        f"posteriors.Denoiser.{method}": lambda: {"on": denoiser(), **of_tokens()}
+        f"discrete.Denoiser.{method}": lambda: {"on": denoiser(), **of_tokens()}
         for method in ("__call__", "log_prob")
     },
-    "posteriors.ExactRate": lambda: {
+    "discrete.ExactRate": lambda: {
         "path": token_path(),
         "law": law_of_three(),
         "then": at_tokens,
     },
     **{
-        f"posteriors.ExactRate.{method}": lambda: of_exact_rate()
+        f"discrete.ExactRate.{method}": lambda: of_exact_rate()
         for method in ("__call__", "log_posterior", "log_prob", "posterior", "target_entropy")
     },
-    "posteriors.ExactRate.law_at": lambda: {
+    "discrete.ExactRate.law_at": lambda: {
         "on": exact_rate(),
         "t": times(clock()).but("fewer"),
     },
-    "posteriors.denoising_loss": lambda: of_token_loss(),
-    "posteriors.guided_posterior": lambda: {
+    "discrete.denoising_loss": lambda: of_token_loss(),
+    "discrete.guided_posterior": lambda: {
         "posterior": function(posterior_of_three),
         "conditional": function(posterior_of_three),
         "scale": number(2.0, 0),
         "then": at_tokens,
     },
-    "posteriors.likelihood_bound": lambda: of_token_loss(),
+    "discrete.likelihood_bound": lambda: of_token_loss(),
     "reflow.distillation_loss": lambda: {"field": function(velocity), **pair("x0", "x1")},
     "reflow.mean_flow_loss": lambda: {
         "mean_velocity": function(mean_velocity),
@@ -1655,35 +1659,35 @@ CALLS = {
     },
     "reflow.path_energy": lambda: {"solution": some_solution()},
     "reflow.straightness": lambda: {"solution": some_solution()},
-    "rewards.ExactValue": lambda: {
+    "steering.ExactValue": lambda: {
         "path": path(),
         "target": thing(mixture(), other=Gaussian(torch.zeros(3)), tensor=plane()),
         "reward": thing(a_reward()),
         "then": at,
     },
-    "rewards.ExactValue.__call__": lambda: {
-        "on": rewards.ExactValue(PATH, mixture(), a_reward()),
+    "steering.ExactValue.__call__": lambda: {
+        "on": steering.ExactValue(PATH, mixture(), a_reward()),
         "x": partner(plane()),
         "t": times(clock()),
     },
-    "rewards.QuadraticReward": lambda: {
+    "steering.QuadraticReward": lambda: {
         "linear": refused_nan(state(plane()[0])).but("scalar")._replace(empty=None),
         "curvature": number(0.5).but("tensor"),
     },
     **{
-        f"rewards.QuadraticReward.{method}": lambda: {"on": a_reward(), "x": event(plane())}
+        f"steering.QuadraticReward.{method}": lambda: {"on": a_reward(), "x": event(plane())}
         for method in ("__call__", "gradient")
     },
-    "rewards.QuadraticReward.log_mean": lambda: {
+    "steering.QuadraticReward.log_mean": lambda: {
         "on": a_reward(),
         "mean": partner(plane()),
         "variance": untimed(clock()).but(negative=-clock(), nan=clock() * NAN)._replace(shows={}),
     },
-    "rewards.check_seen": lambda: seen(),
-    "rewards.observed": lambda: {**seen(), "noise": positive(0.5)},
-    "rewards.tilted": lambda: {
+    "steering.check_seen": lambda: seen(),
+    "steering.observed": lambda: {**seen(), "noise": positive(0.5)},
+    "steering.tilted": lambda: {
         "target": thing(mixture(), other=Gaussian(torch.zeros(3)), tensor=plane()),
-        "reward": thing(a_reward(), explosive=rewards.QuadraticReward(torch.zeros(2), -2.0)),
+        "reward": thing(a_reward(), explosive=steering.QuadraticReward(torch.zeros(2), -2.0)),
     },
     "solvers.CountedField": lambda: {
         "field": function(velocity),
@@ -1837,7 +1841,7 @@ FINE = {
     },
     **{
         f"{space}.volume_factor, v, inf": "exp is not shortest so far away, and the answer is 0"
-        for space in ("manifolds.Sphere", "manifolds.Torus", "rotations.Rotations")
+        for space in ("manifolds.Sphere", "manifolds.Torus", "manifolds.Rotations")
     },
     **{
         f"manifolds.Torus.tangent, x, {value}": "all velocities of angles are tangent, anywhere"
@@ -1866,8 +1870,8 @@ NEEDS_SAMPLES = {
     *(f"metrics.{name}" for name in ("two_sample_test", "wasserstein")),
     *(f"reflow.{name}" for name in ("distillation_loss", "mean_flow_loss")),
     "distribution_matching.distribution_matching_loss",
-    "posteriors.denoising_loss",
-    "geodesics.geodesic_matching_loss",
+    "discrete.denoising_loss",
+    "manifolds.geodesic_matching_loss",
     "solvers.solve_adaptive",
 }
 """Functions for which a batch of no samples has no answer, and which say so."""
@@ -1893,7 +1897,7 @@ def public():
         name = full.removeprefix("fmtutorial.")
         if name.startswith("coursework") or name in LEFT_OUT:
             continue
-        if name.partition(".")[0] in ("distributions", "networks", "solvers") and "." in name:
+        if name.partition(".")[0] in HIDDEN and "." in name:
             continue
         module = importlib.import_module(full)
         own = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == full]

@@ -9,15 +9,16 @@ import torch
 
 from fmtutorial.bridges import (
     Bridge,
+    ExactBridge,
     bridge_matching_loss,
     draw_pairs,
     drifts,
+    independent_ends,
     solve_bridge,
     static_bridge,
 )
 from fmtutorial.couplings import sinkhorn_log, squared_distances
 from fmtutorial.distributions import GaussianMixture
-from fmtutorial.exact_bridges import ExactBridge, independent_ends
 
 DOUBLE = torch.float64
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from fmtutorial.chains import (
+from fmtutorial.discrete import (
     all_states,
     check_probabilities,
     check_rates,

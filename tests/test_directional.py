@@ -8,13 +8,11 @@ import torch
 from scipy import integrate, stats
 from test_manifolds import points
 
-from fmtutorial import geodesics
-from fmtutorial.directional import GLOBE, VonMisesFisher, WrappedField, airports
-from fmtutorial.geodesics import GeodesicField
-from fmtutorial.manifolds import Torus
+from fmtutorial import manifolds
+from fmtutorial.manifolds import GeodesicField, Sphere, Torus, VonMisesFisher, WrappedField
 
 DOUBLE = torch.float64
-CIRCLE, TORUS = Torus((1.0,)), Torus((0.5, 2.0))
+CIRCLE, TORUS, GLOBE = Torus((1.0,)), Torus((0.5, 2.0)), Sphere(2)
 
 
 def at(t, n):
@@ -58,7 +56,7 @@ def test_mixtures_on_a_torus_mix_by_their_joint_mass(generator):
     t = (0.95 * torch.rand(60, generator=generator, dtype=DOUBLE)).requires_grad_()
     value = field.log_prob(x, t)
     in_x, in_t = torch.autograd.grad(value.sum(), (x, t))
-    spread = geodesics.divergence(field, TORUS, x.detach(), t.detach())
+    spread = manifolds.divergence(field, TORUS, x.detach(), t.detach())
     rest = in_t + spread + (in_x * field(x, t)).sum(dim=1)
     torch.testing.assert_close(rest, 0 * rest, rtol=0, atol=1e-10)  # terms of order 10
     side = (torch.arange(60, dtype=DOUBLE) + 0.5) * math.pi / 30 - math.pi
@@ -170,22 +168,6 @@ def test_laws_that_do_not_exist(generator):
         WrappedField(GLOBE, means, 1.0)
     with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
         WrappedField(CIRCLE, torch.zeros(1, 1), 1.0)(torch.zeros(2, 1), torch.ones(2))
-
-
-def test_airports_are_where_people_fly():
-    x = airports()
-    assert x.shape == (7884, 3) and x.dtype == torch.float32
-    GLOBE.check(x)
-    north = (x[:, 2] > 0).float().mean().item()
-    assert 0.6 < north < 0.8
-    heathrow = np.radians([51.4706, -0.4619])
-    there = [
-        math.cos(heathrow[0]) * math.cos(heathrow[1]),
-        math.cos(heathrow[0]) * math.sin(heathrow[1]),
-        math.sin(heathrow[0]),
-    ]
-    angle = GLOBE.distance(x, torch.tensor([there]).expand_as(x)).min().item()
-    assert angle < 2e-4  # a kilometre; stored to 0.003°
 
 
 def test_a_law_wrapped_often_stands_still(generator):

@@ -7,10 +7,20 @@ import torch
 from scipy.stats import chisquare
 from test_chains import fits
 
-from fmtutorial.chains import all_states, euler_step, leap_step, one_hot, rate_matrix, step_matrix
-from fmtutorial.discrete import TokenPath, masking_path, ring, uniform_path
+from fmtutorial.discrete import (
+    ExactRate,
+    TokenPath,
+    all_states,
+    euler_step,
+    gillespie,
+    leap_step,
+    masking_path,
+    one_hot,
+    rate_matrix,
+    step_matrix,
+    uniform_path,
+)
 from fmtutorial.paths import COSINE, LINEAR, SQRT
-from fmtutorial.posteriors import ExactRate
 from fmtutorial.solvers import rk4, solve
 
 DOUBLE = torch.float64
@@ -227,7 +237,7 @@ def test_bells_have_the_exact_law(name, start, end, generator):
     states = all_states(exact.path.size, 3)
     p0 = exact.law_at(double([start])).flatten()
     x = states[torch.multinomial(p0, 20_000, replacement=True, generator=generator)]
-    found = ring(exact.posterior, exact.path, x, start, end, generator)
+    found = gillespie(exact.posterior, exact.path, x, start, end, generator)
     assert fits(found, exact.law_at(double([end])), exact.path.size) > 1e-3
 
 
@@ -241,17 +251,17 @@ def test_masks_fall_one_at_a_time_in_every_order(event, generator):
         return torch.where((x == 3).unsqueeze(-1), allowed, one_hot(x, allowed))
 
     x = torch.full((3, *event), 3)
-    found = ring(posterior, path, x, 0.0, 1.0, generator)
+    found = gillespie(posterior, path, x, 0.0, 1.0, generator)
     assert found.shape == x.shape and (found < 3).all()
     size = x[0].numel()
     assert [masked.tolist() for masked in seen] == [[size - k] * 3 for k in range(size)]
-    assert torch.equal(ring(posterior, path, found, 0.5, 1.0, generator), found)
+    assert torch.equal(gillespie(posterior, path, found, 0.5, 1.0, generator), found)
 
 
 def test_bells_need_an_end_below_one_without_a_mask():
     exact = exact_for(uniform_path(2), positions=2)
     with pytest.raises(ValueError, match=r"end is 1.0; it must be a finite number in \[0, 1\)"):
-        ring(exact.posterior, exact.path, torch.zeros(1, 2, dtype=torch.int64), 0.0, 1.0)
+        gillespie(exact.posterior, exact.path, torch.zeros(1, 2, dtype=torch.int64), 0.0, 1.0)
 
 
 # Logits

@@ -8,16 +8,19 @@ import torch
 from scipy.integrate import quad
 from scipy.linalg import expm
 
-from fmtutorial.bridges import Bridge, drifts, solve_bridge, static_bridge
-from fmtutorial.distributions import Gaussian, GaussianMixture
-from fmtutorial.exact import ExactField
-from fmtutorial.exact_bridges import (
+from fmtutorial.bridges import (
+    Bridge,
     ExactBridge,
+    drifts,
     gaussian_bridge_cost,
     gaussian_ends,
     independent_ends,
     markovian_ends,
+    solve_bridge,
+    static_bridge,
 )
+from fmtutorial.distributions import Gaussian, GaussianMixture
+from fmtutorial.exact import ExactField
 from fmtutorial.paths import COSINE, LINEAR, SQRT, AffinePath
 from fmtutorial.solvers import rk4, solve
 

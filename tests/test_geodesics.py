@@ -6,17 +6,18 @@ import pytest
 import torch
 from test_manifolds import basis, column, directions, every_space, normal, points, product
 
-from fmtutorial import geodesics
-from fmtutorial.geodesics import (
+from fmtutorial import manifolds
+from fmtutorial.manifolds import (
     GeodesicField,
+    Rotations,
+    Sphere,
+    Torus,
     geodesic,
     geodesic_euler,
     geodesic_matching_loss,
     staying,
     tangent_part,
 )
-from fmtutorial.manifolds import Sphere, Torus
-from fmtutorial.rotations import Rotations
 from fmtutorial.solvers import euler, heun, midpoint, rk4, solve
 
 DOUBLE = torch.float64
@@ -97,7 +98,7 @@ def test_antipodes_points_off_and_empty_batches_are_refused(generator):
     with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
         GeodesicField(Sphere(2), x)(x, 2 * t)
     with pytest.raises(ValueError, match="decrease to 0"):
-        geodesics.log_likelihood(lambda x, t: x, Sphere(2), x, torch.linspace(1, 0.1, 3))
+        manifolds.log_likelihood(lambda x, t: x, Sphere(2), x, torch.linspace(1, 0.1, 3))
 
 
 # The exact field
@@ -165,7 +166,7 @@ def test_exact_density_and_field_obey_the_continuity_equation(space, generator):
     value = field.log_prob(space.project(x), t)
     seen = value > -math.inf
     in_x, in_t = torch.autograd.grad(value[seen].sum(), (x, t))
-    v, spread = field(x, t), geodesics.divergence(field, space, x.detach(), t.detach())
+    v, spread = field(x, t), manifolds.divergence(field, space, x.detach(), t.detach())
     rest = in_t + spread + (in_x * v).flatten(1).sum(dim=1)
     assert seen.float().mean() > 0.5
     # the terms are of order 10
@@ -311,17 +312,17 @@ def test_divergences_known_in_closed_form(generator):
     for d in (1, 2, 4):
         x = points(Sphere(d), 20, generator)
         up = torch.eye(d + 1, dtype=DOUBLE)[-1]
-        found = geodesics.divergence(lambda x, t, up=up: up + 2 * x, Sphere(d), x, t)
+        found = manifolds.divergence(lambda x, t, up=up: up + 2 * x, Sphere(d), x, t)
         torch.testing.assert_close(found, -d * x[:, -1], rtol=1e-12, atol=1e-12)
     x = points(Rotations(), 20, generator)
     a = normal(x[0], generator)
-    found = geodesics.divergence(lambda x, t: a.expand_as(x) + x, Rotations(), x, t)
+    found = manifolds.divergence(lambda x, t: a.expand_as(x) + x, Rotations(), x, t)
     torch.testing.assert_close(found, -(a * x).sum(dim=(1, 2)), rtol=1e-12, atol=1e-12)
     for turn in (lambda x, t: AXIS @ x, lambda x, t: x @ AXIS):
-        found = geodesics.divergence(turn, Rotations(), x, t)
+        found = manifolds.divergence(turn, Rotations(), x, t)
         torch.testing.assert_close(found, 0 * t, rtol=0, atol=1e-13)
     x = points(Torus((1.0, 3.0)), 20, generator)
-    found = geodesics.divergence(pulled, Torus((1.0, 3.0)), x, t)
+    found = manifolds.divergence(pulled, Torus((1.0, 3.0)), x, t)
     torch.testing.assert_close(found, x.cos().sum(dim=1))
 
 
@@ -332,7 +333,7 @@ def test_log_likelihood_of_a_flow_on_the_globe(generator):
     before = torch.tanh(torch.atanh(z) - 1)
     exact = torch.log((1 - before**2) / (1 - z**2)) - math.log(4 * math.pi)
     grid = torch.linspace(1, 0, 41, dtype=DOUBLE)
-    found = geodesics.log_likelihood(height, Sphere(2), x, grid)
+    found = manifolds.log_likelihood(height, Sphere(2), x, grid)
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-6)  # h⁴ = 4e-7
 
 
@@ -343,7 +344,7 @@ def test_log_likelihood_on_a_torus_counts_its_volume(generator):
     slope = math.e / (math.e**2 * half.cos() ** 2 + half.sin() ** 2)
     exact = slope.log().sum(dim=1) - math.log((2 * math.pi) ** 2 * 3)
     grid = torch.linspace(1, 0, 41, dtype=DOUBLE)
-    found = geodesics.log_likelihood(pulled, space, x, grid)
+    found = manifolds.log_likelihood(pulled, space, x, grid)
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-6)
 
 
@@ -353,7 +354,7 @@ def test_log_likelihood_on_rotations_is_that_of_the_exact_field(generator):
     field, t = GeodesicField(Rotations(), data), torch.full((3,), 0.3, dtype=DOUBLE)
     w = directions(Rotations(), data.expand(3, 3, 3), generator)
     x = Rotations().exp(data.expand(3, 3, 3), w)
-    found = geodesics.log_likelihood(field, Rotations(), x, torch.linspace(0.3, 0, 11).double())
+    found = manifolds.log_likelihood(field, Rotations(), x, torch.linspace(0.3, 0, 11).double())
     torch.testing.assert_close(found, field.log_prob(x, t), rtol=0, atol=1e-6)
 
 

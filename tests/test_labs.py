@@ -9,6 +9,7 @@ import torch
 
 from fmtutorial import labs
 from fmtutorial.labs import default_device, hardware, record, stored_results
+from fmtutorial.manifolds import Sphere
 
 CPU = torch.device("cpu")
 
@@ -103,3 +104,16 @@ def test_the_words_are_words():
     assert all(word.isascii() and word.isalpha() and word.islower() for word in words)
     assert {len(word) for word in words} == set(range(3, 9))
     assert {"tempest", "coxcomb"} < set(words)
+
+
+def test_airports_are_where_people_fly():
+    x = labs.airports()
+    globe = Sphere(2)
+    assert x.shape == (7884, 3) and x.dtype == torch.float32
+    globe.check(x)
+    assert 0.6 < (x[:, 2] > 0).float().mean() < 0.8  # in the north
+    latitude, longitude = np.radians([51.4706, -0.4619])  # Heathrow
+    there = [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude)]
+    there = torch.tensor([[*there, np.sin(latitude)]]).float()
+    angle = globe.distance(x, there.expand_as(x)).min().item()
+    assert angle < 2e-4  # a kilometre; stored to 0.003°

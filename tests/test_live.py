@@ -13,22 +13,26 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from fmtutorial import couplings, solvers
 from fmtutorial.assignment import assignment
-from fmtutorial.bridges import Bridge
-from fmtutorial.chains import all_states, euler_step, leap_step, step_matrix
+from fmtutorial.bridges import Bridge, ExactBridge
 from fmtutorial.diffusion import solve_sde
-from fmtutorial.discrete import TokenPath, masking_path, uniform_path
+from fmtutorial.discrete import (
+    ExactRate,
+    TokenPath,
+    all_states,
+    euler_step,
+    leap_step,
+    masking_path,
+    step_matrix,
+    uniform_path,
+)
 from fmtutorial.distributions import GaussianMixture, ring_of_gaussians
 from fmtutorial.exact import ExactField
-from fmtutorial.exact_bridges import ExactBridge
-from fmtutorial.geodesics import GeodesicField, geodesic_euler
 from fmtutorial.guidance import autoguided, guided
-from fmtutorial.manifolds import Sphere
+from fmtutorial.manifolds import GeodesicField, Sphere, geodesic_euler
 from fmtutorial.metrics import mode_shares, relative_error
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
-from fmtutorial.posteriors import ExactRate
-from fmtutorial.rewards import QuadraticReward, tilted
-from fmtutorial.steering import guessed_value, steered
+from fmtutorial.steering import QuadraticReward, guessed_value, steered, tilted
 from fmtutorial.training import EMA
 
 SCHEDULES = {"LINEAR": LINEAR, "COSINE": COSINE, "SQRT": SQRT, "VP": VP}

@@ -6,8 +6,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from fmtutorial.manifolds import Sphere, Torus
-from fmtutorial.rotations import Rotations
+from fmtutorial.manifolds import Rotations, Sphere, Torus
 
 DOUBLE = torch.float64
 CIRCLE, TORUS = Torus((1.0,)), Torus((0.5, 1.0, 2.0))

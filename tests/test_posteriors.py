@@ -7,16 +7,18 @@ import pytest
 import torch
 from test_discrete import PATHS, distance, double, exact_for, law_for, patient, pushed
 
-from fmtutorial.chains import all_states, one_hot
-from fmtutorial.discrete import masking_path, uniform_path
-from fmtutorial.paths import COSINE
-from fmtutorial.posteriors import (
+from fmtutorial.discrete import (
     Denoiser,
     ExactRate,
+    all_states,
     denoising_loss,
     guided_posterior,
     likelihood_bound,
+    masking_path,
+    one_hot,
+    uniform_path,
 )
+from fmtutorial.paths import COSINE
 
 DOUBLE = torch.float64
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)

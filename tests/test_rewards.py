@@ -7,7 +7,7 @@ import torch
 
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.paths import LINEAR, AffinePath
-from fmtutorial.rewards import ExactValue, QuadraticReward, observed, tilted
+from fmtutorial.steering import ExactValue, QuadraticReward, observed, tilted
 
 DOUBLE = torch.float64
 PATH = AffinePath(LINEAR)

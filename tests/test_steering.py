@@ -10,15 +10,18 @@ from fmtutorial.diffusion import reversal_noise_level, solve_sde
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
 from fmtutorial.paths import COSINE, LINEAR, AffinePath
-from fmtutorial.rewards import ExactValue, QuadraticReward, observed, tilted
 from fmtutorial.solvers import Solution, euler, solve
 from fmtutorial.steering import (
+    ExactValue,
+    QuadraticReward,
     adjoint_matching_loss,
     guessed_value,
     lean_adjoint,
     memoryless_strength,
+    observed,
     replaced,
     steered,
+    tilted,
 )
 
 DOUBLE = torch.float64

@@ -7,7 +7,7 @@ from fmtutorial.coursework import editing, steering
 from fmtutorial.coursework.catalogue import EXERCISES
 from fmtutorial.coursework.checking import judge, outcomes
 from fmtutorial.distributions import GaussianMixture
-from fmtutorial.rewards import QuadraticReward, tilted
+from fmtutorial.steering import QuadraticReward, tilted
 
 SEEDS = range(10)
 TILT = EXERCISES["steering.tilted_mixture"]

@@ -33,23 +33,16 @@ LEVELS = {
     "losses": 2,
     "metrics": 2,
     "plotting": 2,
-    "manifolds": 2,
     "likelihood": 3,
-    "rotations": 3,
-    "directional": 3,
     "diffusion": 3,
     "reflow": 3,
     "distribution_matching": 3,
-    "rewards": 3,
+    "discrete": 3,
     "bridges": 3,
     "conventions": 4,
     "flow_maps": 4,
     "steering": 4,
-    "exact_bridges": 4,
-    "chains": 3,
-    "discrete": 4,
-    "posteriors": 5,
-    "geodesics": 4,
+    "manifolds": 4,
     "images": 5,
     "coursework": 6,
 }
@@ -59,20 +52,36 @@ PARTS = {
     "distributions": ["gaussians", "toys", "__init__"],
     "networks": ["embeddings", "mlp", "unet", "dit", "__init__"],
     "solvers": ["steps", "grids", "fixed", "exponential", "adaptive", "__init__"],
+    "discrete": ["chains", "paths", "posteriors", "__init__"],
+    "manifolds": ["spaces", "rotations", "directional", "geodesics", "__init__"],
+    "bridges": ["processes", "exact", "__init__"],
+    "steering": ["rewards", "control", "__init__"],
     "images": [
         *["__init__", "data", "devices", "pictures", "batches", "classifier", "weights"],
         *["sampling", "settings", "run", "bits", "process", "options", "command", "__main__"],
     ],
     "coursework": [
-        *["exercises", "bridges", "diffusion", "digits", "discrete", "editing", "few_steps"],
-        *["flows", "manifolds", "matching", "paths", "reflow", "solvers", "steering", "transport"],
+        *["exercises", "bridges", "diffusion", "digits", "discrete", "few_steps", "flows"],
+        *[
+            "manifolds",
+            "matching",
+            "paths",
+            "reflow",
+            "solvers",
+            "steering",
+            "editing",
+            "transport",
+        ],
         *["catalogue", "outcomes", "checking", "borrowing", "worker"],
         *["keeper", "process", "__init__", "grading", "__main__"],
     ],
 }
 """The parts of a package, in an order in which each imports only from earlier ones."""
 
-HIDDEN = {"distributions", "networks", "solvers"}
+HIDDEN = {
+    *("distributions", "networks", "solvers"),
+    *("steering", "discrete", "bridges", "manifolds"),
+}
 """Packages that the rest of the house and the book know by one name."""
 
 

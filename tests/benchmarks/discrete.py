@@ -19,9 +19,16 @@ from flow_matching.utils import ModelWrapper
 from provenance import save, summarise
 from torch.nn import functional
 
-from fmtutorial.chains import all_states, draw_tokens, leap_step, simulate
-from fmtutorial.discrete import masking_path, ring, uniform_path
-from fmtutorial.posteriors import ExactRate
+from fmtutorial.discrete import (
+    ExactRate,
+    all_states,
+    draw_tokens,
+    gillespie,
+    leap_step,
+    masking_path,
+    simulate,
+    uniform_path,
+)
 
 SEEDS = [0, 1, 2]
 SAMPLES, STEPS = 100_000, (4, 8, 16, 32)
@@ -101,7 +108,7 @@ def run(seed):
         )
     exact = exact_for("masks")
     model = Table(exact)
-    bells = lambda x: ring(model, exact.path, x, 0.0, 1.0)  # noqa: E731
+    bells = lambda x: gillespie(model, exact.path, x, 0.0, 1.0)  # noqa: E731
     rows["masks, bells"] = measure(exact, model, bells)
     return rows
 

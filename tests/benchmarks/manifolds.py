@@ -20,8 +20,7 @@ import torch
 from provenance import save
 
 import fmtutorial
-from fmtutorial.geodesics import geodesic, staying
-from fmtutorial.manifolds import Sphere
+from fmtutorial.manifolds import Sphere, geodesic, staying
 from fmtutorial.solvers import midpoint, solve
 
 DATA = Path(fmtutorial.__file__).parent / "data"

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.chains import (
+from fmtutorial.discrete.chains import (
     check_probabilities,
     check_table,
     check_tokens,
@@ -187,7 +187,7 @@ def uniform_path(tokens: int, schedule: Schedule = LINEAR) -> TokenPath:
     return TokenPath(torch.full((tokens,), 1 / tokens), schedule)
 
 
-def ring(
+def gillespie(
     posterior: Posterior,
     path: TokenPath,
     x: Tensor,

@@ -11,8 +11,8 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from fmtutorial.chains import all_states, check_probabilities, check_tokens
-from fmtutorial.discrete import Posterior, TokenPath
+from fmtutorial.discrete.chains import all_states, check_probabilities, check_tokens
+from fmtutorial.discrete.paths import Posterior, TokenPath
 from fmtutorial.fields import (
     check_callable,
     check_kind,

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from fmtutorial.fields import expand_time
-from fmtutorial.manifolds import Manifold, Sphere, angle_over_sine, cos_and_sinc, dot
+from fmtutorial.manifolds.spaces import Manifold, Sphere, angle_over_sine, cos_and_sinc, dot
 from fmtutorial.paths import PathSample
 
 

@@ -19,7 +19,7 @@ from fmtutorial.fields import (
     check_times,
     expand_time,
 )
-from fmtutorial.manifolds import Manifold
+from fmtutorial.manifolds.spaces import Manifold
 from fmtutorial.paths import PathSample
 from fmtutorial.solvers import ScalarTimeField, Step, check_grid, rk4
 

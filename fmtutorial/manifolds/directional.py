@@ -1,10 +1,8 @@
-"""Laws on the torus and the globe in closed form, and the world's airports. Chapter 14."""
+"""Laws on the torus and the globe in closed form. Chapter 14."""
 
 import math
 from dataclasses import dataclass
-from importlib import resources
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -16,7 +14,7 @@ from fmtutorial.fields import (
     expand_time,
     generator_device,
 )
-from fmtutorial.manifolds import Sphere, Torus
+from fmtutorial.manifolds.spaces import Sphere, Torus
 
 GLOBE = Sphere(2)
 
@@ -127,18 +125,3 @@ class VonMisesFisher:
         side = GLOBE.tangent(mean, GLOBE.uniform(count, generator).to(mean))
         sine = (below * (2 - below)).clamp(min=0).sqrt()
         return GLOBE.project((1 - below) * mean + sine * GLOBE.project(side))
-
-
-def airports() -> Tensor:
-    """Return the world's airports with a code of IATA as unit vectors, shape (7 884, 3), shuffled.
-
-    From the Python package airportsdata; latitude and longitude to 0.006°.
-
-    Chapter 14.
-    """
-    file = resources.files("fmtutorial") / "data" / "airports.npz"
-    with file.open("rb") as stream, np.load(stream) as stored:
-        angles = torch.from_numpy(stored["angles"].astype(np.float32)) * (math.pi / 2**15)
-    latitude, longitude = angles.unbind(dim=1)
-    x, y = latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin()
-    return GLOBE.project(torch.stack([x, y, latitude.sin()], dim=1))

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fmtutorial.bridges import Bridge
+from fmtutorial.bridges.processes import Bridge
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.fields import check_count, check_kind, check_state, check_times, expand_time
 from fmtutorial.solvers import rk4

@@ -22,8 +22,8 @@ from fmtutorial.fields import (
 )
 from fmtutorial.losses import mean_squared_norm
 from fmtutorial.paths import AffinePath, Schedule
-from fmtutorial.rewards import QuadraticReward, check_seen
 from fmtutorial.solvers import ScalarTimeField, Solution, Step
+from fmtutorial.steering.rewards import QuadraticReward, check_seen
 
 Value = Callable[[Tensor, Tensor], Tensor]
 """V(x, t), shape (B,): log E[exp r(x₁) | x_t = x], or a guess of it."""
