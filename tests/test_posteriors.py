@@ -166,6 +166,25 @@ def test_with_other_noise_the_bound_is_above(generator):
         assert terms.mean() > -p[x1].log() + 0.01
 
 
+@every_path
+def test_terms_of_the_bound_by_hand(path, generator):
+    """The rates of leaving and the logarithm of two rates, position by position."""
+    exact, x1 = exact_for(path, 2), torch.randint(2, (40, 2), generator=generator)
+    t = torch.rand(40, generator=generator, dtype=DOUBLE) * 0.9
+    x = path.sample(x1, t, generator.manual_seed(1))
+    model = Denoiser(exact.log_posterior, path)
+    found = likelihood_bound(model, x1, t, generator.manual_seed(1))
+    ours, wanted = exact(x, t), path.conditional_rate(x, x1, t)
+    for b in range(40):
+        total = 0.0
+        for i, a in itertools.product(range(2), range(path.size)):
+            if a != x[b, i]:
+                r, q = ours[b, i, a].item(), wanted[b, i, a].item()
+                total += r - q + (q * math.log(q / r) if q > 0 else 0.0)
+        assert found[b].item() == pytest.approx(total, rel=1e-9, abs=1e-9)
+    assert (x == x1).any() and (x != x1).any()
+
+
 def test_losses_of_a_network(event, generator):
     """They have gradients, and the mean over a batch is that over its rows."""
     weight = torch.randn(4, 4, generator=generator, requires_grad=True)
