@@ -221,24 +221,27 @@ for schedule in (LINEAR, COSINE):
         print(f"{schedule.name}, {path.size} tokens: arrives {miss < 1e-8}")
         assert miss < 1e-8
 
-# %% tags=["hide-input"]
-single = torch.tensor([0.5, 0.3, 0.2])
+# %%
+single, times = torch.tensor([0.5, 0.3, 0.2]), torch.linspace(0, 1, 121)
 kinds = {"masks": masking_path(3), "uniform noise": uniform_path(3)}
-figure, axes = plotting.panels([*kinds, "five chains", "five chains"], rows=2)
-times = torch.linspace(0, 1, 121)
-colors = ["#1d4ed8", "#f59e0b", "#0f766e", "#9ca3af"]
-for i, path in enumerate(kinds.values()):
+bands, chains = [], []
+for path in kinds.values():
     target = one_hot(torch.arange(3), torch.ones(1, path.size)).T @ single
-    laws = times[:, None] * target + (1 - times[:, None]) * path.noise(target)
-    axes[i].stackplot(times.cpu(), laws.T.cpu().numpy(), colors=colors[: path.size])
-    axes[i].set(xlim=(0, 1), ylim=(0, 1), xlabel="t")
-    x = draw_tokens(path.source.expand(5, 1, -1), generator)
-    known, found = ExactRate(path, target), [x]
+    bands.append(times[:, None] * target + (1 - times[:, None]) * path.noise(target))
+    known, found = ExactRate(path, target), [draw_tokens(path.source.expand(5, 1, -1))]
+    at = lambda x, t, k=known: k.posterior(x, t + 1e-6)  # noqa: E731
     for now, end in zip(times[:-1], times[1:], strict=True):
         pair = torch.stack([now, end])
-        at = lambda x, t, k=known: k.posterior(x, t + 1e-6)  # noqa: E731
         found.append(simulate(partial(path.step, at), found[-1], pair, generator))
-    for k, chain in enumerate(torch.stack(found)[:, :, 0].T.cpu().numpy()):
+    chains.append(torch.stack(found)[:, :, 0])
+
+# %% tags=["hide-input"]
+figure, axes = plotting.panels([*kinds, "five chains", "five chains"], rows=2)
+colors = ["#1d4ed8", "#f59e0b", "#0f766e", "#9ca3af"]
+for i, path in enumerate(kinds.values()):
+    axes[i].stackplot(times.cpu(), bands[i].T.cpu().numpy(), colors=colors[: path.size])
+    axes[i].set(xlim=(0, 1), ylim=(0, 1), xlabel="t")
+    for k, chain in enumerate(chains[i].T.cpu().numpy()):
         axes[2 + i].plot(times.cpu(), chain + 0.12 * (k - 2), lw=1.2)
     axes[2 + i].set(xlim=(0, 1), xlabel="t", yticks=range(4), ylim=(-0.5, 3.5))
     axes[2 + i].set_yticklabels(["a", "b", "c", "mask" if path.size == 4 else ""])
@@ -248,12 +251,12 @@ plotting.show(
     "Above: shares of the tokens over time, as stacked areas. With masks a grey area "
     "shrinks from all to nothing while those of a, b and c grow to 0.5, 0.3 and 0.2. "
     "With uniform noise all three begin at a third. Below: five chains each. With "
-    "masks every chain jumps once, from the mask to a letter; with uniform noise some jump "
-    "several times and some never.",
+    "masks every chain jumps once, from the mask to a letter; with uniform noise most "
+    "stay where they are.",
 )
 
 # %% [markdown]
-# *Figure 12.1.* One token with the probabilities 0.5, 0.3 and 0.2 (blue a, orange b, green c; grey is the mask). Above: its law over time. Below: chains with the marginal rates. A mask falls once and for good; uniform noise may be drawn several times.
+# *Figure 12.1.* One token with the probabilities 0.5, 0.3 and 0.2 (blue a, orange b, green c; grey is the mask). Above: its law over time. Below: chains with the marginal rates. A mask falls once and for good. With uniform noise a token may jump several times, or never.
 
 # %% [markdown]
 # ## The loss, its floor and the bound
@@ -392,7 +395,7 @@ for name, step in STEPS.items():
     )
     assert 1.9 < errors[-2] / errors[-1] < 2.2
 
-# %% tags=["hide-input"]
+# %%
 masks = ExactRate(masking_path(3), with_mask(table))
 late = lambda x, t: masks.posterior(x, t.clamp(min=1e-3))  # noqa: E731
 counts, falling = (1, 2, 4, 8, 16, 32, 64), []
@@ -400,26 +403,28 @@ for n in counts:
     grid = torch.linspace(0, 1, n + 1, **double)
     found = pushed(masks, partial(masks.path.step, late), grid)
     falling.append(total_variation(found, masks.law))
-figure, (left, right) = plotting.panels(
-    ["uniform noise, to t = 0.9", "masks, to t = 1"]
-)
+
+# %% tags=["hide-input"]
+titles = ["uniform noise, to t = 0.9", "masks, to t = 1"]
+figure, (left, right) = plotting.panels(titles)
 looks = zip(ladders.items(), ("#c2410c", "#6b7280", "#1d4ed8"), strict=True)
 for (name, errors), color in looks:
     left.plot(LADDER, errors, color=color, marker=".", label=name)
 right.plot(counts, falling, color="#1d4ed8", marker=".", label="path")
-right.plot(
-    counts, [falling[0] / n for n in counts], color="#6b7280", ls=":", label="1/n"
-)
-for ax in (left, right):
+slope = [falling[0] / n for n in counts]
+right.plot(counts, slope, color="#6b7280", ls=":", label="1/n")
+for ax, ticks in ((left, LADDER), (right, (1, 4, 16, 64))):
     ax.set(xscale="log", yscale="log", xlabel="steps")
+    ax.set_xticks(ticks, ticks)
+    ax.set_xticks([], minor=True)
     ax.legend(fontsize=7)
 left.set_ylabel("error of the law")
 plotting.show(
     figure,
     "discrete-orders",
-    "Errors of the law against steps, on log scales. Left: Euler, leap and the path's "
-    "step fall in parallel lines of slope one, the path's lowest. Right: with masks "
-    "the path's step falls like one over the number of steps from the first step on.",
+    "Errors of the law against steps, on log scales. Left: path, leap and Euler fall "
+    "in parallel lines of slope one, Euler lowest. Right: with masks the path's step "
+    "falls like one over the number of steps from the first step on.",
 )
 
 # %% [markdown]
