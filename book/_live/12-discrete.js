@@ -18,20 +18,20 @@ const SECONDS = 5;
 const GRIDS = [1, 2, 4, 8, 16, 32]; // steps, of the chart
 const SMALLEST = 0.001; // distance in the chart
 const DATA = {
-  "mostly equal": ([a, b]) => [0.5, 0.3, 0.2][a] * (a === b ? 0.9 : 0.05),
+  "mostly equal": ([a, b]) => (a === b ? 0.8 : 0.1) / 3,
   "never equal": ([a, b]) => (a === b ? 0 : 1 / 6),
   independent: ([a, b]) => [0.5, 0.3, 0.2][a] * [0.2, 0.2, 0.6][b],
 };
 const NOISE = { "a mask": maskingPath(TOKENS.length), "uniform": uniformPath(TOKENS.length) };
-const STEPS = { Euler: TOKEN_STEPS.eulerStep, "tau-leaping": TOKEN_STEPS.leapStep };
+const STEPS = { Euler: TOKEN_STEPS.eulerStep, leap: TOKEN_STEPS.leapStep };
 
 export function start(element) {
   const figure = new Figure(element, "Data, noise, sampler and time");
   const plane = new Plane(figure, EXTENT, "The law of two tokens, and sequences that jump in it.");
   const chart = new Chart(
     figure,
-    "The distance of the samples' law from the data, for some numbers of steps.",
-    { label: "steps", from: 1, to: 32, log: true },
+    "The distance of the samples' law from the data, by how often the posterior is asked.",
+    { label: "evaluations of the posterior", from: 1, to: 64, log: true },
     { label: "distance at t = 1", from: SMALLEST, to: 1, log: true },
   );
   let [data, noise, kind] = ["mostly equal", "a mask", "Euler"];
@@ -51,7 +51,9 @@ export function start(element) {
   }
 
   const missed = (run) => totalVariation(run.laws.at(-1), exact.law);
-  const curve = (corrector) => GRIDS.map((n) => [n, missed(chain(n, corrector))]);
+  const cost = (n, corrector) => (corrector > 0 ? 2 * n : n); // a corrector asks again
+  const curve = (corrector) =>
+    GRIDS.map((n) => [cost(n, corrector), missed(chain(n, corrector))]);
 
   function draw(uniform, row) {
     let left = uniform();
@@ -195,12 +197,12 @@ export function start(element) {
     if (strength > 0) chart.line(inside(plain), "noise", 1.5, [5, 4]);
     chart.line(inside(corrected), "model", 2);
     const end = totalVariation(laws.at(-1), exact.law);
-    chart.dot(steps, Math.max(end, SMALLEST), "model", 5);
+    chart.dot(cost(steps, strength), Math.max(end, SMALLEST), "model", 5);
 
     const masked = laws.at(-1).filter((_, s) => name(exact.states[s]).includes("?"));
     const left = masked.reduce((sum, value) => sum + value, 0);
     figure.say(
-      `After ${done} of ${counted(steps, "step")} the law of the chain (filled) is ` +
+      `After ${done} of ${counted(steps, "step")} the law of the samples (filled) is ` +
         `${totalVariation(laws[done], wanted).toFixed(3)} from the path's (outlined). It ends ` +
         `${end.toFixed(3)} from the data` +
         (left > 0.005 ? `, with a mask in ${Math.round(100 * left)} % of the sequences. ` : ". ") +

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Exercises: Discrete
 #
-# You write the rates of a chain that turns noise into tokens, a step of Euler's method for the law of two tokens, and the bound on the likelihood of a model that fills in masked tokens. You need the excursion's sections on rates, on samplers and on the loss. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
+# You write the rates of a chain that turns noise into tokens, a step of Euler's method for the law of two tokens, and the bound on the likelihood of a model that fills in masked tokens. You need the excursion's sections on the marginal rate, on the loss and on steps. The line below each function checks it on random inputs; `check(..., seed=1)` draws others.
 #
 # Work with `torch` alone. As everywhere in this book, $t=0$ is noise and $t=1$ is data. There are $S$ tokens, $0$ to $S-1$. The schedule is $\alpha_t=t^2$ on this sheet, the probability that a token has reached its value in the data by time $t$: $p_t(x\mid x_1)=(1-\alpha_t)\,p_0(x)+\alpha_t\,\delta_{x_1}(x)$ for each position, where $\delta_a(b)$ is 1 for $a=b$ and 0 elsewhere. Sequences have the shape $(B,\dots)$ and hold whole numbers. Times have the shape $(B,)$, one for each sequence.
 
@@ -55,7 +55,7 @@ check("discrete.marginal_rate", marginal_rate)
 # %% [markdown]
 # ## A step for the law of two tokens (1 point)
 #
-# In a step of Euler's method a token at $a$ that has the rate $R(j)$ to token $j$ goes there with probability $hR(j)$, and stays with probability $1+hR(a)$, where $R(a)$ is negative. In a sequence each token has its own rates, which depend on the whole sequence. All of them are taken at the state **before** the step, and then each token draws for itself, independently of the others. So both of two tokens may jump.
+# In a step of Euler's method a token at $a$ that has the rate $Q(j)$ to token $j$ goes there with probability $hQ(j)$, and stays with probability $1+hQ(a)$, where $Q(a)$ is negative. In a sequence each token has its own rates, which depend on the whole sequence. All of them are taken at the state **before** the step, and then each token draws for itself, independently of the others. So both of two tokens may jump.
 #
 # `law` has shape $(S,S)$: entry $a,b$ is the probability of the sequence $(a,b)$ before the step. `rate` has shape $(S,S,2,S)$: `rate[a, b, 0]` holds the rates of the first token in the sequence $(a,b)$ to each token, `rate[a, b, 1]` those of the second. `h` has shape `()`. Return the law after the step, shape $(S,S)$. No sample is drawn: sum over all sequences before the step.
 
@@ -76,11 +76,11 @@ check("discrete.euler_law", euler_law)
 # %% [markdown]
 # ## The bound of a masked model (2 points)
 #
-# Now the noise is a mask, one more token with the number $S$. At time $t$ each position of $x_1$ is still hidden with probability $1-\alpha_t$, and then holds the mask. `model(x, t)` takes such sequences and returns **logits** of shape $(B,\dots,S)$; their softmax $\hat p^i(\cdot\mid x_t)$ is the model's posterior of the token at position $i$. For $t$ uniform in $(0,1)$
+# Now the noise is a mask, one more token with the number $S$. At time $t$ each position of $x_1$ is still hidden with probability $1-\alpha_t$, and then holds the mask. `model(x, t)` takes such sequences and returns **logits** of shape $(B,\dots,S)$; their softmax $q^i(\cdot\mid x_t)$ is the model's posterior of the token at position $i$. For $t$ uniform in $(0,1)$
 #
-# $$-\log p(x_1)\ \le\ \mathbb E\Bigl[-\nu_t\sum_{i\ \text{hidden}}\log\hat p^i\bigl(x_1^i\mid x_t\bigr)\Bigr],$$
+# $$-\log m_1(x_1)\ \le\ \mathbb E\Bigl[-\nu_t\sum_{i\ \text{hidden}}\log q^i\bigl(x_1^i\mid x_t\bigr)\Bigr],$$
 #
-# where $p$ is the law of the samples that the model's chain makes, and the sum is over the positions that are hidden in $x_t$.
+# where $m_1$ is the law of the samples that the model's chain makes, and the sum is over the positions that are hidden in $x_t$.
 #
 # Return the right-hand side for a batch: the mean over its sequences, **in bits, and for each token**, so divided by the number of positions of a sequence, hidden or not. `x1` has shape $(B,\dots)$, `mask` is $S$, `u` holds uniform numbers in $[0,1)$ in the shape of `x1`, and `t` has shape $(B,)$. Hide the positions where $u\ge\alpha_t$. The result has shape `()`, and gradients flow into the model.
 
@@ -91,8 +91,8 @@ def likelihood_bound(model, x1, mask, u, t):
     # BEGIN SOLUTION
     time = t.reshape(-1, *[1] * (x1.ndim - 1))
     hidden = u >= time**2
-    log_p = model(x1.masked_fill(hidden, mask), t).log_softmax(dim=-1)
-    cost = -log_p.gather(-1, x1.unsqueeze(-1)).squeeze(-1)
+    log_q = model(x1.masked_fill(hidden, mask), t).log_softmax(dim=-1)
+    cost = -log_q.gather(-1, x1.unsqueeze(-1)).squeeze(-1)
     weight = 2 * time / (1 - time**2)
     return (weight * hidden * cost).mean() / math.log(2)
     # END SOLUTION
@@ -183,8 +183,8 @@ for name, model, truth in (("exact", exact, entropy(data)), ("alone", alone, apa
 # %% tags=["solution"]
 hidden = u >= t[:, None] ** 2
 for name, model in (("exact", exact), ("alone", alone)):
-    log_p = model(x1.masked_fill(hidden, 3), t).log_softmax(dim=-1)
-    cost = -log_p.gather(-1, x1.unsqueeze(-1)).squeeze(-1)
+    log_q = model(x1.masked_fill(hidden, 3), t).log_softmax(dim=-1)
+    cost = -log_q.gather(-1, x1.unsqueeze(-1)).squeeze(-1)
     print(f"{name}: {(hidden * cost).mean() / math.log(2):.2f} without the weight")
 
 # %% [markdown] tags=["solution"]
