@@ -706,11 +706,6 @@ CALLS = {
         "rates": table(rate_of_three(sequence(), clock())),
         "x": tokens(sequence()),
     },
-    "discrete.check_table": lambda: {
-        "table": table(posterior_of_three(sequence(), None)).but("negative", "double"),
-        "x": tokens(sequence()),
-        "name": Argument("p", {}),
-    },
     "discrete.check_tokens": lambda: {
         "x": tokens(sequence()),
         "size": count(3, 2),
@@ -719,11 +714,6 @@ CALLS = {
     "discrete.draw_tokens": lambda: {
         "probabilities": table(posterior_of_three(sequence(), None)).but("double", "rank", "fewer"),
         "generator": optional(generator()),
-    },
-    "discrete.expand_length": lambda: {
-        "t": times(clock()),
-        "end": times(clock() + 0.1),
-        "x": tokens(sequence()).but("too large", "negative", "other dtype", "int32"),
     },
     **{
         f"discrete.{name}": lambda: {

@@ -11,6 +11,7 @@ from fmtutorial.discrete import (
     ExactRate,
     TokenPath,
     all_states,
+    check_rates,
     euler_step,
     gillespie,
     leap_step,
@@ -295,3 +296,14 @@ def test_logits_of_a_masked_path_know_what_is_known(event, generator):
 def test_what_is_no_path_is_refused_in_words(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@every_path
+def test_rates_are_those_of_a_chain_wherever_they_are_large(path):
+    """Near t = 1 the rounding of the posterior's sum, times ν, was no longer small."""
+    exact, states = exact_for(path), all_states(path.size, 3)
+    for near in (1e-2, 1e-6, 1e-10):
+        t = torch.full((len(states),), 1 - near, dtype=DOUBLE)
+        posterior = exact.posterior(states, t)
+        check_rates(path.rate(posterior, states, t), states)
+        check_rates(path.corrector_rate(posterior, states, t), states)

@@ -120,7 +120,7 @@ class TokenPath:
         """
         self._check(posterior, x)
         hazard = expand_time(self.hazard(t), x.to(t)).unsqueeze(-1)
-        return hazard.to(posterior) * (posterior - one_hot(x, posterior))
+        return _leaving(hazard.to(posterior) * posterior, x)
 
     def corrector_rate(self, posterior: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return α p̂ + (1 − α) p_0 − δ_x, which leaves p_t as it is; t in [0, 1].
@@ -132,8 +132,7 @@ class TokenPath:
         self._check(posterior, x)
         check_times(t, "a path")
         alpha = self._alpha(t, x).to(posterior)
-        renewed = alpha * posterior + (1 - alpha) * self.noise(posterior)
-        return renewed - one_hot(x, posterior)
+        return _leaving(alpha * posterior + (1 - alpha) * self.noise(posterior), x)
 
     def step(self, posterior: Posterior, x: Tensor, t: Tensor, end: Tensor) -> Tensor:
         """Return (1 − g) δ_x + g p̂ with g = (α_end − α_t)/(1 − α_t).
@@ -171,6 +170,15 @@ class TokenPath:
     def _check(self, posterior: Tensor, x: Tensor) -> None:
         check_tokens(x, self.size)
         check_probabilities(posterior, x, "posterior")
+
+
+def _leaving(rates: Tensor, x: Tensor) -> Tensor:
+    """Return rates with minus the sum of the others at the present token.
+
+    Where a rate is large, near t = 1, the rounding of p̂'s sum would not cancel.
+    """
+    others = torch.where(one_hot(x, rates).bool(), 0, rates)
+    return others - one_hot(x, rates) * others.sum(-1, keepdim=True)
 
 
 def masking_path(tokens: int, schedule: Schedule = LINEAR) -> TokenPath:
