@@ -262,8 +262,8 @@ plotting.show(
     figure,
     "ways",
     "Five panels of densities on the line, each over the label's law in grey with its "
-    "two bumps at -3 and 0. Guidance has a tall bump left of -3 and a small one left of "
-    "0; on an interval both bumps stay, more so when it is late; autoguidance has two "
+    "two bumps at -3 and 0. Guidance has a tall bump left of -3 and a small one left "
+    "of 0; on an interval both bumps stay, more so when it is late; autoguidance has two "
     "equal bumps, narrower than the grey ones.",
 )
 
@@ -924,10 +924,10 @@ pictures = torch.cat([to_pixels(images.detach()) for images in rows.values()])
 show_pixels(
     tile(pictures, 8)[None],
     "digits_edited",
-    "Six rows of eight digits. The first shows the upper halves of a three and a seven, "
-    "four times each. Two rows complete them by replacing: some are no digits. The next, "
-    "by pseudoinverse guidance, has whole ones. The last two go from the three to the "
-    "seven, digits all along, in nearly the same way.",
+    "Six rows of eight digits. The first shows the upper halves of a three and a "
+    "seven, four times each. Two rows complete them by replacing: some are no digits. "
+    "The next, by pseudoinverse guidance, has whole ones. The last two go from the "
+    "three to the seven, digits all along, in nearly the same way.",
 )
 
 # %% [markdown]

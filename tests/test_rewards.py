@@ -78,10 +78,10 @@ def test_log_mean_on_the_line_by_quadrature(bent):
         assert value.item() == pytest.approx(expected.item(), abs=1e-10)
 
 
-def test_log_mean_in_the_plane_is_the_normaliser_of_the_tilted_gaussian(generator):
+def test_log_mean_in_space_is_the_normaliser_of_the_tilted_gaussian(generator):
     """p e^r / p̃ is constant, and that is E[e^r]."""
-    found = QuadraticReward(double([0.5, -1.0]), matrix(2, generator, -0.1))
-    x, m = torch.randn(2, 3, 2, generator=generator, dtype=DOUBLE)
+    found = QuadraticReward(double([0.5, -1.0, 0.3]), matrix(3, generator, -0.1))
+    x, m = torch.randn(2, 3, 3, generator=generator, dtype=DOUBLE)
     for variance in (0.4, 1.3):
         values = found.log_mean(m, torch.full((3,), variance, dtype=DOUBLE))
         for mean, value in zip(m, values, strict=True):
