@@ -483,6 +483,8 @@ steps = {
     "Heun in plain PyTorch": (heun_on_the_globe, 2),
 }
 start, counts, errors = draw(globe, 200), (5, 10, 20, 40, 80), {}
+
+# %%
 for name, (step, order) in steps.items():
     errors[name] = [
         globe.distance(
