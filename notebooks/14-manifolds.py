@@ -482,6 +482,8 @@ steps = {
     "Heun in plain PyTorch": (heun_on_the_globe, 2),
 }
 start, counts, errors = draw(globe, 200), (5, 10, 20, 40, 80), {}
+
+# %%
 for name, (step, order) in steps.items():
     errors[name] = [
         globe.distance(
@@ -510,7 +512,9 @@ for name, space in spaces.items():
     assert off < 8 * eps
 
 # %%
-plain = solve(up, start, torch.linspace(0, 3, 31, **double), euler).states
+moments = torch.linspace(0, 3, 31, **double)
+plain = solve(up, start, moments, euler).states
+kept = solve(up, start, moments, geodesic_euler(globe)).states
 lost = (plain.norm(dim=2) - 1).abs().amax(dim=1)
 print("plain Euler leaves:", lost.max().item() > 1e-2)
 assert lost.max() > 1e-2
@@ -526,9 +530,6 @@ axes[0].set_xticks(counts, counts)
 axes[0].minorticks_off()
 axes[0].set(xlabel="steps")
 axes[0].legend(frameon=False, fontsize=7)
-kept = solve(
-    up, start, torch.linspace(0, 3, 31, **double), geodesic_euler(globe)
-).states
 for way, color, name in [
     (plain, plotting.NOISE, "plain Euler"),
     (kept, plotting.MODEL, "geodesic Euler"),
@@ -542,7 +543,7 @@ plotting.show(
     "orders",
     "Left: errors over the number of steps, both axes logarithmic: three straight "
     "lines, the steeper the higher the order. Right: the distance from the globe "
-    "rises to some hundredths with plain Euler and is zero with geodesic Euler.",
+    "rises to a tenth with plain Euler and is zero with geodesic Euler.",
 )
 
 # %% [markdown]
