@@ -703,8 +703,8 @@ for step in (euler, heun, rk4):
     for n in (40, 80):
         noise = solve(base, x, down(n), step).last
         back = solve(base, noise, down(n).flip(0), step).last
-        misses.append([(noise - truth).norm().item(), (back - x).norm().item()])
-    ratios = [math.log2(a / b) for a, b in zip(*misses, strict=True)]
+        misses.append(torch.stack([(noise - truth).norm(), (back - x).norm()]))
+    ratios = (misses[0] / misses[1]).log2().tolist()
     slopes_of[step.__name__] = ratios
     print(
         f"{step.__name__:5s}: noise order {ratios[0]:.0f}, return order {ratios[1]:.0f}"
