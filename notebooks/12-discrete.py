@@ -53,6 +53,8 @@ from fmtutorial.discrete import (
     simulate,
     step_matrix,
 )
+
+# %%
 from fmtutorial.labs import default_device, record, shakespeare_words, stored_results
 from fmtutorial.paths import COSINE, LINEAR
 from fmtutorial.solvers import rk4, solve
