@@ -199,7 +199,7 @@ def marginal_rate(x, t):
     kept = t * same.double()
     noise = (1 - t) * source[x][:, None]
     w = law * (kept + noise).prod(2)
-    w = w / w.sum(1, keepdim=True)  # Bayes
+    w = w / w.sum(1, keepdim=True)
     data = one_hot(sequences, table)
     p = torch.tensordot(w, data, 1)
     return (p - one_hot(x, p)) / (1 - t)
@@ -565,9 +565,8 @@ by_bells = gillespie(patient, masked.path, blank, 0.0, 1.0, generator)
 step, grid = partial(masked.path.step, patient), torch.linspace(0, 1, 4, **double)
 by_steps = simulate(step, blank, grid, generator)
 known, noise = ExactRate(uniform_path(3), table), torch.full((20_000, 3, 3), 1 / 3)
-x = gillespie(
-    known.posterior, known.path, draw_tokens(noise, generator), 0, 0.9, generator
-)
+x = draw_tokens(noise, generator)
+x = gillespie(known.posterior, known.path, x, 0, 0.9, generator)
 late = known.law_at(torch.tensor([0.9], **double))[0]
 print("bells are exact, masks:", p_value_of(by_bells, masked.law) > 1e-4)
 print("bells are exact, uniform noise:", p_value_of(x, late) > 1e-4)
