@@ -32,6 +32,8 @@ if "google.colab" in sys.modules:
 import math
 from collections import Counter
 from functools import partial
+from itertools import permutations
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -51,6 +53,8 @@ from fmtutorial.discrete import (
     simulate,
     step_matrix,
 )
+
+# %%
 from fmtutorial.labs import default_device, record, shakespeare_words, stored_results
 from fmtutorial.paths import COSINE, LINEAR
 from fmtutorial.solvers import rk4, solve
@@ -70,7 +74,7 @@ from fmtutorial.discrete import (
 )
 
 generator = torch.Generator(device).manual_seed(0)
-torch.manual_seed(0)  # the network's first weights
+torch.manual_seed(0)  # draws without a generator, and first weights
 double = {"dtype": torch.float64}
 
 # %% [markdown]
@@ -84,10 +88,11 @@ Q = torch.tensor([[-1.0, 0.6, 0.4], [0.2, -0.5, 0.3], [0.5, 1.5, -2.0]], **doubl
 
 # %% tags=["quote-chain"]
 def run_chain(x, Q, h, steps):
+    rows = torch.arange(len(x))
     for _ in range(steps):
         law = h * Q[x]
-        law[torch.arange(len(x)), x] += 1  # stay with the rest
-        x = torch.multinomial(law, 1, generator=generator)[:, 0]
+        law[rows, x] += 1  # or stay
+        x = law.multinomial(1)[:, 0]
     return x
 
 
@@ -129,12 +134,13 @@ assert p_value > 1e-4
 
 # %% tags=["quote-path"]
 def noised(x1, t, noise):
-    keep = torch.rand(x1.shape, generator=generator) < t[:, None]
+    u = torch.rand(x1.shape)
+    keep = u < t[:, None]
     return torch.where(keep, x1, noise)
 
 
 # %% [markdown]
-# **Check 12.2** (conditional rate). From any token that is not the data's, jump there at rate $\nu_t=\dot\alpha_t/(1-\alpha_t)$, and nowhere else. For one token, two sources and two schedules: $p_t(\cdot\mid x_1)\,Q_t$ is the time derivative of $p_t(\cdot\mid x_1)$, which finite differences give to $10^{-8}$.
+# **Check 12.2** (conditional rate). From any token that is not the data's, jump there at rate $\nu_t=\dot\alpha_t/(1-\alpha_t)$, and nowhere else. For one token, two sources and two schedules: $p_t(\cdot\mid x_1)\,Q_t$ is the time derivative of $p_t(\cdot\mid x_1)$, which finite differences give to $10^{-8}$. And the function above draws from $p_t(\cdot\mid x_1)$, as `path.sample` does: 20 000 tokens of each, by chi-square tests.
 
 # %%
 one = torch.ones(4, **double)
@@ -152,6 +158,16 @@ for path in (masking_path(3), uniform_path(4)):
     miss = (law_of_token(0.4) @ rates - slope).abs().max().item()
     print(f"{path.schedule.name}: the conditional rate moves the path", miss < 1e-8)
     assert miss < 1e-8
+
+# %%
+path, at = uniform_path(3), torch.full((20_000,), 0.4)
+x1, noise = torch.ones(20_000, 1, dtype=torch.int64), torch.randint(3, (20_000, 1))
+wanted = 20_000 * np.array([0.2, 0.6, 0.2])  # 0.6 / 3, and 0.4 more for the data's
+for x in (noised(x1, at, noise), path.sample(x1, at, generator)):
+    seen = torch.bincount(x.flatten(), minlength=3).cpu().numpy()
+    p_value = chisquare(seen, wanted).pvalue
+    print("the draws have the law of the path:", p_value > 1e-4)
+    assert p_value > 1e-4
 
 # %% [markdown]
 # ## The marginal rate
@@ -179,14 +195,14 @@ source, sequences, law = path.noise(table), all_states(3, 3), table.flatten()
 
 # %% tags=["quote-marginal"]
 def marginal_rate(x, t):
-    same = (x[:, None] == sequences).double()
-    noise = source[x][:, None]
-    likelihood = (t * same + (1 - t) * noise).prod(2)
-    weight = law * likelihood
-    weight = weight / weight.sum(1, keepdim=True)
-    data = one_hot(sequences, source[None])
-    posterior = torch.einsum("bn,nds->bds", weight, data)
-    return (posterior - one_hot(x, posterior)) / (1 - t)
+    same = sequences == x[:, None]
+    kept = t * same.double()
+    noise = (1 - t) * source[x][:, None]
+    w = law * (kept + noise).prod(2)
+    w = w / w.sum(1, keepdim=True)
+    data = one_hot(sequences, table)
+    p = torch.tensordot(w, data, 1)
+    return (p - one_hot(x, p)) / (1 - t)
 
 
 # %% [markdown]
@@ -203,7 +219,8 @@ slope = (later - before) / 2e-5
 moved = (now @ rate_matrix(rates) - slope).abs().max().item()
 transposed = (rate_matrix(rates) @ now - slope).abs().max().item()
 print("the marginal rate moves the marginals:", moved < 1e-8)
-assert miss < 1e-12 and moved < 1e-8 < transposed
+print(f"with the transposed matrix they would be off by {transposed:.1f}")
+assert miss < 1e-12 and moved < 1e-8 and transposed > 0.1
 
 # %% [markdown]
 # **Check 12.4** (from noise to data). Solve $\dot p=pQ_t$ from near noise to near data, with rk4 in 100 steps, and compare with the closed form at the end: to $10^{-8}$, for masks and for uniform noise, two schedules each.
@@ -293,15 +310,14 @@ assert (slopes[0] - slopes[1]).abs().max() < 1e-12
 # %% [markdown]
 # With masks, each hidden token counts $\nu_t$ times its surprise. In plain PyTorch, for the linear schedule:
 
+
 # %% tags=["quote-bound"]
-MASK = 3
-
-
-def masked_bound(network, x1, x, t):
-    log_p = network(x, t)[..., :MASK].log_softmax(-1)
-    surprise = -log_p.gather(-1, x1[..., None])[..., 0]
-    hidden = (x == MASK) / (1 - t[:, None])
-    return (hidden * surprise).sum(1)
+def masked_bound(network, x1, x, t, mask):
+    logits = network(x, t)[..., :mask]
+    log_p = logits.log_softmax(-1)
+    right = log_p.gather(2, x1[..., None])
+    loss = -right[..., 0] * (x == mask)
+    return loss.sum(1) / (1 - t)
 
 
 # %% [markdown]
@@ -314,12 +330,12 @@ t = torch.rand(27, generator=generator)
 network = lambda x, t: weight[x] + x.sum(1)[:, None, None] * weight[0]  # noqa: E731
 x = path.sample(x1, t, generator.manual_seed(1))
 ours = likelihood_bound(Denoiser(network, path), x1, t, generator.manual_seed(1))
-close = torch.allclose(ours, masked_bound(network, x1, x, t), rtol=1e-4)
+close = torch.allclose(ours, masked_bound(network, x1, x, t, 3), rtol=1e-4)
 print("same terms:", close)
 assert close
 
 # %% [markdown]
-# **Check 12.7** (how tight). Put the exact posterior into the bound and average over data, $x_t$ and $t$, by enumeration and quadrature. With masks the result is the entropy of the data, to $10^{-8}$, for both schedules: nothing is lost. With uniform noise something is, although the marginals are exact.
+# **Check 12.7** (how tight). Put the exact posterior into the bound and average over data, $x_t$ and $t$, by enumeration and quadrature. With masks the result is the entropy of the data, to $10^{-8}$, for both schedules: nothing is lost. With uniform noise much is, although the marginals are exact: the bound is above that of guessing. Then a model of random numbers, with masks: its bound is its mean surprise over the six orders in which three tokens can be read, to $10^{-8}$.
 
 
 # %%
@@ -339,23 +355,44 @@ def mean_bound(known, t):
 
 # %%
 nodes, weights = np.polynomial.legendre.leggauss(40)
+
+
+def over_time(known):
+    values = [mean_bound(known, torch.tensor((z + 1) / 2, **double)) for z in nodes]
+    return sum(w * v.item() for w, v in zip(weights, values, strict=True)) / 2
+
+
+# %%
 entropy = torch.special.entr(table).sum().item()
 print(f"entropy {entropy:.4f}")
 for schedule in (LINEAR, COSINE):
     bounds = []
     for path in (masking_path(3, schedule), uniform_path(3, schedule)):
         known = ExactRate(path, table if path.mask is None else with_mask(table))
-        values = [mean_bound(known, torch.tensor((z + 1) / 2, **double)) for z in nodes]
-        bounds.append(
-            sum(w * v.item() for w, v in zip(weights, values, strict=True)) / 2
-        )
+        bounds.append(over_time(known))
     print(f"{schedule.name}: masks {bounds[0]:.4f}, uniform noise {bounds[1]:.2f}")
-    assert abs(bounds[0] - entropy) < 1e-8 and bounds[1] > entropy + 0.1
+    assert abs(bounds[0] - entropy) < 1e-8 and bounds[1] > 3 * math.log(3)
 
 # %%
 record("entropy", f"{entropy:.2f}")
 record("bound_uniform", f"{bounds[1]:.2f}")
 record("guess", f"{3 * math.log(3):.2f}")
+
+# %%
+path, numbers = masking_path(3), torch.Generator(device).manual_seed(1)
+logits = torch.randn(64, 3, 4, generator=numbers, **double)
+model = Denoiser(lambda x, t: logits[x @ torch.tensor([16, 4, 1])], path)
+surprise = torch.zeros(27, **double)  # summed over all orders
+for order in permutations(range(3)):
+    x = torch.full((27, 3), 3)
+    for i in order:
+        log_q = model.log_prob(x, torch.zeros(27))[:, i]
+        surprise -= log_q.gather(1, sequences[:, i : i + 1])[:, 0]
+        x[:, i] = sequences[:, i]
+orders = (table.flatten() @ surprise).item() / 6
+bound = over_time(SimpleNamespace(path=path, posterior=model))
+print(f"a model of random numbers: bound {bound:.2f}, over orders {orders:.2f}")
+assert abs(bound - orders) < 1e-8
 
 # %% [markdown]
 # ## Steps
@@ -528,9 +565,8 @@ by_bells = gillespie(patient, masked.path, blank, 0.0, 1.0, generator)
 step, grid = partial(masked.path.step, patient), torch.linspace(0, 1, 4, **double)
 by_steps = simulate(step, blank, grid, generator)
 known, noise = ExactRate(uniform_path(3), table), torch.full((20_000, 3, 3), 1 / 3)
-x = gillespie(
-    known.posterior, known.path, draw_tokens(noise, generator), 0, 0.9, generator
-)
+x = draw_tokens(noise, generator)
+x = gillespie(known.posterior, known.path, x, 0, 0.9, generator)
 late = known.law_at(torch.tensor([0.9], **double))[0]
 print("bells are exact, masks:", p_value_of(by_bells, masked.law) > 1e-4)
 print("bells are exact, uniform noise:", p_value_of(x, late) > 1e-4)
@@ -790,7 +826,7 @@ print(
     "below two-grams:", bits < rivals[2] - 0.2, " above four-grams:", bits > rivals[4]
 )
 record("bits_network", f"{bits:.1f}")
-assert rivals[4] < bits < rivals[2] - 0.2
+assert rivals[4] < bits < rivals[2] - 0.2 and abs(bits - rivals[3]) < 0.15
 
 # %% [markdown]
 # Words in different numbers of steps. With one step all letters are drawn at once, each as if it were alone. Letter by letter, `gillespie`, needs eight evaluations.
@@ -809,27 +845,28 @@ def spell(n, steps=None):
 
 # %% tags=["nbval-ignore-output"]
 PLANS = {"1": 1, "2": 2, "4": 4, "8": 8, "16": 16, "letter by letter": None}
-spelled = {name: decode(spell(2000, steps)) for name, steps in PLANS.items()}
+spelled = {name: decode(spell(4000, steps)) for name, steps in PLANS.items()}
 for name in ("1", "4", "letter by letter"):
     print(f"{name}:", ", ".join(spelled[name][:14]))
 record("words_one_step", ", ".join(spelled["1"][:6]))
 record("words_letter", ", ".join(spelled["letter by letter"][:10]))
 
 # %% [markdown]
-# **Check 12.16** (together again). A word is broken if it has a blank inside. That is a dependence which tokens that fall together do not see. The share of broken words falls with the steps, roughly as $1/n$, and letter by letter it is the network's own error. The bounds hold for several seeds.
+# **Check 12.16** (together again). A word is broken if it has a blank inside. That is a dependence which tokens that fall together do not see. Letter by letter the share of broken words is the network's own error. What steps add to it is roughly as $1/n$. The bounds hold for several seeds.
 
 # %% tags=["nbval-ignore-output"]
-broken = {k: sum("_" in w for w in found) / 20 for k, found in spelled.items()}
+broken = {k: sum("_" in w for w in found) / 40 for k, found in spelled.items()}
 listed = set(words)
-real = {k: sum(w in listed for w in found) / 20 for k, found in spelled.items()}
+real = {k: sum(w in listed for w in found) / 40 for k, found in spelled.items()}
 for name in PLANS:
     print(f"{name:>16s}: {broken[name]:4.1f} % broken, {real[name]:3.1f} % in the list")
     record(f"broken_{name.replace(' ', '-')}", round(broken[name]))
 record("real_letter", round(real["letter by letter"]))
 unseen = set(held) & set(spelled["letter by letter"])
 record("unseen", ", ".join(sorted(unseen)[:4]))
-assert broken["1"] > 3 * broken["4"] > 3 * broken["16"]
-assert broken["letter by letter"] < 0.2 * broken["1"]
+own = broken["letter by letter"]
+assert broken["1"] - own > 3 * (broken["4"] - own)
+assert broken["4"] - own > 2 * (broken["16"] - own) and own < 0.2 * broken["1"]
 
 # %% tags=["hide-input"]
 figure, (left, right) = plotting.panels(
@@ -854,7 +891,7 @@ plotting.show(
 )
 
 # %% [markdown]
-# *Figure 12.4.* 2000 words in each number of steps, and letter by letter (dashed). Left: broken ones. Right: those among Shakespeare's, which are few, as most of the network's words are new.
+# *Figure 12.4.* 4000 words in each number of steps, and letter by letter (dashed). Left: broken ones. Right: those among Shakespeare's, which are few, as most of the network's words are new.
 #
 # **Check 12.17** (gaps). Nothing was trained for it, but a masked model fills gaps: put masks where letters are missing, and start at the share that is known. What is known stays.
 

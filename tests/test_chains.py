@@ -76,6 +76,7 @@ def test_states_are_listed_once_in_the_order_of_a_table():
     [
         ([[-1.0, 1.5, -0.5]], "-0.5; none is negative"),
         ([[-1.0, 1.5, 0.5]], r"sum to ± 1; put minus"),
+        ([[-1.0, 0.501, 0.5]], r"sum to ± 0.00\d*; put minus"),
         ([[1.0, -1.5, 0.5]], "-1.5; none is negative"),  # the entries at the token of another
         ([[-math.inf, 1.0, 0.5]], "not finite"),
         ([[-math.nan, 1.0, 0.5]], "not finite"),
@@ -155,6 +156,8 @@ def test_steps_by_hand():
     torch.testing.assert_close(leap, double([[math.exp(-1), left / 4, left * 3 / 4]]))
     with pytest.raises(ValueError, match="its probability is -0.2"):
         euler_step(rate, x, t, t + 0.3)
+    with pytest.raises(ValueError, match="its probability is -0.001"):
+        euler_step(rate, x, t, t + 0.25025)
     still = leap_step(lambda x, t: double([[0.0, 0.0, 0.0]]), x, t, t + 0.5)
     assert still.tolist() == [[1.0, 0.0, 0.0]]
 

@@ -307,3 +307,27 @@ def test_rates_are_those_of_a_chain_wherever_they_are_large(path):
         posterior = exact.posterior(states, t)
         check_rates(path.rate(posterior, states, t), states)
         check_rates(path.corrector_rate(posterior, states, t), states)
+
+
+@pytest.mark.parametrize("path", [masking_path(2), uniform_path(3)], ids=["masks", "uniform"])
+def test_tables_for_another_number_of_tokens_are_refused(path):
+    """Also with too many, where nothing would be out of range."""
+    x, t = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1)
+    for wrong in (2, 4):
+        table = torch.full((1, 2, wrong), 1 / wrong)
+        calls = (
+            lambda table=table: path.rate(table, x, t),
+            lambda table=table: path.corrector_rate(table, x, t),
+            lambda table=table: path.step(lambda x, t: table, x, t, t + 0.5),
+            lambda table=table: path.log_posterior(table, x),
+            lambda table=table: gillespie(lambda x, t: table, path, x + 2, 0.0, 0.99),
+        )
+        for call in calls:
+            with pytest.raises(ValueError, match="tokens"):
+                call()
+
+
+def test_a_step_does_not_start_at_the_end():
+    path, one = masking_path(2), torch.ones(1)
+    with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
+        path.step(lambda x, t: one_hot(x, torch.ones(3)), torch.tensor([0]), one, one)

@@ -225,5 +225,9 @@ def test_guidance_cannot_divide_by_nothing():
     x, t = torch.zeros(1, dtype=torch.int64), torch.zeros(1)
     with pytest.raises(ValueError, match="0 at a token"):
         guided_posterior(lambda x, t: one, lambda x, t: two, 2.0)(x, t)
-    found = guided_posterior(lambda x, t: two, lambda x, t: one, 2.0)(x, t)
-    torch.testing.assert_close(found, one)
+    for scale, expected in ((0.0, two), (0.5, one), (1.0, one), (2.0, one)):
+        found = guided_posterior(lambda x, t: two, lambda x, t: one, scale)(x, t)
+        torch.testing.assert_close(found, expected)
+    three = double([[0.2, 0.3, 0.5]])
+    with pytest.raises(ValueError, match="posterior has 3 tokens, conditional 2"):
+        guided_posterior(lambda x, t: three, lambda x, t: one, 2.0)(x, t)

@@ -158,6 +158,7 @@ class TokenPath:
         """
         check_tokens(x, self.size)
         check_table(logits, x, "logits")
+        self._check_size(logits, "logits")
         if self.mask is None:
             return logits.log_softmax(-1)
         tokens = torch.arange(self.size, device=x.device)
@@ -170,6 +171,14 @@ class TokenPath:
     def _check(self, posterior: Tensor, x: Tensor) -> None:
         check_tokens(x, self.size)
         check_probabilities(posterior, x, "posterior")
+        self._check_size(posterior, "posterior")
+
+    def _check_size(self, table: Tensor, name: str) -> None:
+        if table.shape[-1] != self.size:
+            raise ValueError(
+                f"{name}: {table.shape[-1]} tokens in the last dimension; the path has "
+                f"{self.size}" + (", with the mask" if self.mask is not None else "")
+            )
 
 
 def _leaving(rates: Tensor, x: Tensor) -> Tensor:
@@ -239,7 +248,7 @@ def gillespie(
         t = torch.where(going, _time_of(path.schedule, 1 - left), t)
         place = draw_tokens(torch.where(going[:, None], live, 1), generator)[:, None]
         laws = posterior(flat.reshape(x.shape), t)
-        check_probabilities(laws, x, "posterior")
+        path._check(laws, x)
         rows = laws.reshape(*flat.shape, -1)[torch.arange(len(x)), place[:, 0]]
         drawn = draw_tokens(rows, generator)[:, None]
         token = torch.where(going[:, None], drawn, flat.gather(1, place))

@@ -165,7 +165,8 @@ def guided_posterior(posterior: Posterior, conditional: Posterior, scale: float)
         scale: ω, not negative.
 
     Raises:
-        ValueError: a token that the label allows has no probability without it.
+        ValueError: a token that the label allows has no probability without it, or the two have
+            different numbers of tokens.
 
     Source: Nisonoff et al. 2024 for rates. Chapter 12.
     """
@@ -177,10 +178,15 @@ def guided_posterior(posterior: Posterior, conditional: Posterior, scale: float)
         first, second = posterior(x, t), conditional(x, t)
         check_probabilities(first, x, "posterior")
         check_probabilities(second, x, "conditional")
+        if first.shape != second.shape:
+            raise ValueError(
+                f"posterior has {first.shape[-1]} tokens, conditional {second.shape[-1]}; they "
+                "must be of one path"
+            )
         if bool(((first == 0) & (second > 0)).any()):
             raise ValueError("posterior: 0 at a token to which the conditional gives more")
-        mixed = (1 - scale) * first.log() + scale * second.log()
         never = (second == 0) if scale > 0 else (first == 0)
+        mixed = (1 - scale) * first.log() + (scale * second.log() if scale > 0 else 0)
         return torch.where(never, -torch.inf, mixed).softmax(-1)
 
     return guided
