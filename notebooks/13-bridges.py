@@ -214,7 +214,7 @@ for name, x in found.items():
     print(f"{name}: the density of the mixture {gap_to_truth(x) < 0.056}")
     assert gap_to_truth(x) < 0.056
 swapped = solve_bridge(back, born, up, 1.0, generator).last
-assert gap_to_truth(swapped) > 0.1
+assert gap_to_truth(swapped) > 0.056  # the other drift would be noticed
 
 # %% [markdown]
 # **Check 13.5** (what it forgets). The densities are right at every time. Who ends where is not. Take Gaussian ends that are independent, mix the bridges between them, and run the SDE with their drift: start and end are now correlated. `markovian_ends` knows by how much. The error is that of 20 000 paths, four standard errors, and 0.02 for 50 steps.
@@ -550,7 +550,7 @@ print("the bridge is a fixed point:", abs(one_round(fixed, 1, 2, 1.0) - fixed) <
 assert abs(one_round(fixed, 1, 2, 1.0) - fixed) < 1e-10
 
 # %% [markdown]
-# **Check 13.14** (its rate). Near the fixed point $c^*$ each round multiplies the error by the derivative of the formula, $c^*\sigma^2\int t(1-t)/S_t^2\,dt$. Compare it with what the fourth round from independent ends does to the error: 2 % for what is left of the curvature. In the plane the relative entropy to the bridge must fall in every round.
+# **Check 13.14** (its rate). Near the fixed point $c^*$ each round multiplies the error by the derivative of the formula, $c^*\sigma^2\int t(1-t)/S_t^2\,dt$. Compare it with what the fourth round from independent ends does to the error: 0.1 % for what is left of the curvature. In the plane the relative entropy to the bridge must fall in every round.
 
 
 # %%
@@ -573,7 +573,7 @@ histories = {s: history(s) for s in (0.3, 1.0, 3.0)}
 for s, (errors, rate) in histories.items():
     print(f"σ = {s:g}: predicted rate {rate:.3f}")
     record(f"rate_{s:g}", f"{rate:.2f}")
-    assert abs(errors[4] / errors[3] / rate - 1) < 0.02
+    assert abs(errors[4] / errors[3] / rate - 1) < 0.001
 
 # %%
 wanted = normal(ends.mean.flatten(), ends.covariance)
@@ -685,7 +685,7 @@ by_plan = fit(from_plans(source, target, 1.0), 1.0, 400)
 by_chance = fit(by_luck, 1.0, 400)
 
 # %% [markdown]
-# **Check 13.16** (against the closed forms). Each network must be near its own truth, the bridge of Schrödinger or that of independent ends, and farther from the other one. Relative errors over points of the bridge. A plan of 128 points is not the plan of the laws, but for this noise and in the plane it is near.
+# **Check 13.16** (against the closed forms). Each network must be near its own truth, the bridge of Schrödinger or that of independent ends, and farther from the other one. Relative errors over points of the bridge: the own one below 6 %, twice of what this training leaves, the other at least half as large again. A plan of 128 points is not the plan of the laws, but for this noise and in the plane it is near.
 
 # %%
 truths = {"plan": gaussian_ends(source, target, 1.0)}
@@ -726,14 +726,14 @@ for name, other in (("plan", "chance"), ("chance", "plan")):
     assert own[2] < 0.06 and 1.5 * own[2] < far[2] and own[1] < 0.2
 
 # %% [markdown]
-# **Check 13.17** (clouds without a formula). Eight Gaussians to two moons, $\sigma=\frac12$. No plan between them is known in closed form. The samples must come nearer to the moons than a fifth of where they start, in energy distance, by the SDE forward; and back to the eight Gaussians by the SDE backward.
+# **Check 13.17** (clouds without a formula). Eight Gaussians to two moons, $\sigma=\frac12$. No plan between them is known in closed form. The samples must come nearer to the moons than a fifth of where they start, in energy distance, by the SDE forward; and back to the eight Gaussians by the SDE backward. Two samples of 4000 points of one law are about a twentieth of that apart.
 
 # %%
 eight, moons = distributions.eight_gaussians(), distributions.two_moons()
 learned = fit(from_plans(eight, moons, 0.5), 0.5, 600)
 ahead, back = drifts(*learned, 0.5)
 steps = torch.linspace(0, 1, 101)
-born, arrived = eight.sample(1500, generator), moons.sample(1500, generator)
+born, arrived = eight.sample(4000, generator), moons.sample(4000, generator)
 with torch.no_grad():
     there = solve_bridge(ahead, born, steps, 0.5, generator)
     again = solve_bridge(back, arrived, steps.flip(0), 0.5, generator)
@@ -809,10 +809,10 @@ def law(t):
 
 
 # %%
-def fit_snapshots(times, reference="Brownian"):
+def fit_snapshots(times, reference="Brownian", rounds=400):
     """Return the plan between each two snapshots that follow each other."""
     return [
-        (a, b, static_bridge(kernel(reference, b - a).log(), law(a), law(b), 400))
+        (a, b, static_bridge(kernel(reference, b - a).log(), law(a), law(b), rounds))
         for a, b in zip(times[:-1], times[1:], strict=True)
     ]
 
@@ -1010,11 +1010,11 @@ plotting.show(
 # %% [markdown]
 # *Figure 13.5.* Errors of a bridge on Brownian motion against the number of snapshots. Left: the drift is a gradient, and all comes back. Right: a rotation that leaves every snapshot as it is does not come back.
 #
-# **Check 13.22** (the noise must be known). The same snapshots, seventeen of them, but Brownian motion with half the variance: now too few cross. The laws of all snapshots and the net flow stay right, to $10^{-4}$ as in Check 13.19.
+# **Check 13.22** (the noise must be known). The same snapshots, seventeen of them, but Brownian motion with half the variance: now too few cross. The laws of all snapshots and the net flow stay right, to $10^{-4}$ as in Check 13.19. With less noise Sinkhorn needs more rounds.
 
 # %%
 processes["quiet"] = 0.5 * processes["Brownian"]
-quiet = fit_snapshots([k / 16 for k in range(17)], "quiet")
+quiet = fit_snapshots([k / 16 for k in range(17)], "quiet", rounds=700)
 net_quiet, few = crossings(joint(quiet))
 misfit = max(apart_by(plan.sum(dim=1), law(a)) for a, _, plan in quiet)
 print(f"crossings {100 * few:.1f} % with half the variance,", end=" ")

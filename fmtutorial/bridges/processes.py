@@ -120,6 +120,10 @@ def drifts(
     on a decreasing grid of ``solve_bridge``. For one Brownian bridge they are
     (x₁ − x)/(1 − t) and (x − x₀)/t.
 
+    Raises:
+        TypeError: a field is not callable.
+        ValueError: sigma is not positive, or (when called) a field returns another shape than x.
+
     Source: Tong et al. 2024b; Anderson 1982. Chapter 13.
     """
     check_callable(velocity, "velocity")
@@ -155,12 +159,15 @@ def solve_bridge(
     _check_sigma(sigma)
     generator_device(generator)  # refuses a seed
     counted, states = CountedField(drift), deque([x], maxlen=1 if last_only else None)
-    for t, end in zip(times[:-1], times[1:], strict=True):
+    for i, (t, end) in enumerate(zip(times[:-1], times[1:], strict=True)):
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         x = x + (end - t) * counted(x, t) + sigma * (end - t).abs().sqrt() * noise
         states.append(x)
-    if not bool(torch.isfinite(x).all()):
-        raise FloatingPointError("the last state is not finite: take smaller steps")
+        if not bool(torch.isfinite(x).all()):
+            raise FloatingPointError(
+                f"the state is not finite after step {i + 1} of {len(times) - 1}: take smaller "
+                "steps or stop before a singular end"
+            )
     return Solution(times[-len(states) :], torch.stack(tuple(states)), counted.evaluations)
 
 
@@ -232,7 +239,7 @@ def static_bridge(log_kernel: Tensor, first: Tensor, last: Tensor, iterations: i
     check_state(log_kernel, "log_kernel")
     for value, name in ((first, "first"), (last, "last")):
         check_state(value, name)
-        if value.ndim != 1 or not (value.min() > 0 and abs(value.sum().item() - 1) <= 1e-5):
+        if value.ndim != 1 or not (bool((value > 0).all()) and abs(value.sum().item() - 1) <= 1e-5):
             raise ValueError(f"{name} must be a vector of positive weights that sum to 1")
     if log_kernel.shape != (len(first), len(last)) or not bool(log_kernel.isfinite().all()):
         raise ValueError(
@@ -252,7 +259,9 @@ def draw_pairs(plan: Tensor, n: int, generator: Generator | None = None) -> tupl
     ``x0[i], x1[j]`` are pairs for ``bridge_matching_loss``. Rows may be drawn several times.
 
     Raises:
-        ValueError: the plan is no matrix, or has an entry that is negative or not finite.
+        TypeError: the plan is no floating-point tensor, or the generator is none of torch's.
+        ValueError: n is negative, or the plan is no matrix, sums to zero, or has an entry that is
+            negative or not finite.
 
     Chapter 13.
     """
