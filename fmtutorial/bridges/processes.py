@@ -149,9 +149,8 @@ def solve_bridge(
 ) -> Solution:
     """Integrate dX = b(X, t) dt + σ dW by the method of Euler and Maruyama.
 
-    The order of the grid is the direction: take the backward drift on a decreasing grid.
-
-    Arguments, result and errors as of ``solve``; the noise is drawn on the device of x.
+    The order of the grid is the direction: take the backward drift on a decreasing grid. Arguments,
+    result and errors as of ``solve``; the noise is drawn on the device of x.
 
     Source: Maruyama 1955. Chapter 13.
     """
@@ -165,8 +164,7 @@ def solve_bridge(
         states.append(x)
         if not bool(torch.isfinite(x).all()):
             raise FloatingPointError(
-                f"the state is not finite after step {i + 1} of {len(times) - 1}: take smaller "
-                "steps or stop before a singular end"
+                f"the state is not finite after step {i + 1} of {len(times) - 1}: use smaller steps"
             )
     return Solution(times[-len(states) :], torch.stack(tuple(states)), counted.evaluations)
 
@@ -182,8 +180,8 @@ def bridge_matching_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the two regressions of [SF]²M: the means of ‖v − u‖² and of γ² ‖s − ∇ log p_t(x|·)‖².
 
-    The second is ‖γ s + z‖²: the weight γ² makes each time count alike. The least of both are the
-    velocity and the score of the mixture of bridges between the pairs.
+    The second is ‖γ s + z‖²: each time counts alike. The least of both are velocity and score of
+    the mixture of bridges between the pairs.
 
     Args:
         velocity: v(x, t).
@@ -260,8 +258,7 @@ def draw_pairs(plan: Tensor, n: int, generator: Generator | None = None) -> tupl
 
     Raises:
         TypeError: the plan is no floating-point tensor, or the generator is none of torch's.
-        ValueError: n is negative, or the plan is no matrix, sums to zero, or has an entry that is
-            negative or not finite.
+        ValueError: n is negative, or the plan is no matrix of probabilities.
 
     Chapter 13.
     """
