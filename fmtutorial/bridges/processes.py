@@ -178,7 +178,7 @@ def bridge_matching_loss(
     t: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the two regressions of [SF]²M: the means of ‖v − u‖² and of γ² ‖s − ∇ log p_t(x|·)‖².
+    """Return the two losses of [SF]²M, shape (): the means of ‖v − u‖² and of γ² ‖s − ∇ log p_t(x|·)‖².
 
     The second is ‖γ s + z‖²: each time counts alike. The least of both are velocity and score of
     the mixture of bridges between the pairs.
@@ -191,9 +191,6 @@ def bridge_matching_loss(
         x1: shape of x0.
         t: shape (B,), in (0, 1); keep away from the ends, where the variance of u diverges.
         noise: z ~ N(0, I), shape of x0.
-
-    Returns:
-        Two losses, shape ().
 
     Raises:
         ValueError: the batch is empty, t is outside, or a field returns another shape.
