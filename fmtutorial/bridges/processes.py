@@ -178,7 +178,7 @@ def bridge_matching_loss(
     t: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the two losses of [SF]²M, shape (): the means of ‖v − u‖² and of γ² ‖s − ∇ log p_t(x|·)‖².
+    """Return the losses of [SF]²M, shape (): means of ‖v − u‖² and of γ² ‖s − ∇ log p_t(x|·)‖².
 
     The second is ‖γ s + z‖²: each time counts alike. The least of both are velocity and score of
     the mixture of bridges between the pairs.
