@@ -214,7 +214,7 @@ for name, x in found.items():
     print(f"{name}: the density of the mixture {gap_to_truth(x) < 0.056}")
     assert gap_to_truth(x) < 0.056
 swapped = solve_bridge(back, born, up, 1.0, generator).last
-assert gap_to_truth(swapped) > 0.1
+assert gap_to_truth(swapped) > 0.056  # the other drift would be noticed
 
 # %% [markdown]
 # **Check 13.5** (what it forgets). The densities are right at every time. Who ends where is not. Take Gaussian ends that are independent, mix the bridges between them, and run the SDE with their drift: start and end are now correlated. `markovian_ends` knows by how much. The error is that of 20 000 paths, four standard errors, and 0.02 for 50 steps.
@@ -244,7 +244,7 @@ record("forgotten", f"{after:.2f}")
 #
 # Among all processes with given laws at both ends, take the one nearest to Brownian motion. It is a mixture of bridges, and its plan is nearest to $e^{-\lVert x_0-x_1\rVert^2/2\sigma^2}$. That is chapter 4's entropic plan with the regularisation $\rho=2\sigma^2$, since the cost there is $\lVert x_0-x_1\rVert^2$.
 #
-# **Check 13.6** (twice the squared noise). `sinkhorn_log` with $\rho=2\sigma^2$ and `static_bridge` with the logarithm of Brownian motion's density give one plan. With $\rho=\sigma^2$ it is another. And the divergence from Brownian motion grows in every direction that keeps the marginals: cut a corner and move mass around a cycle of four entries.
+# **Check 13.6** (twice the squared noise). `sinkhorn_log` with $\rho=2\sigma^2$ and `static_bridge` with the logarithm of Brownian motion's density give one plan. With $\rho=\sigma^2$ it is another. And the divergence from Brownian motion grows in every direction that keeps the marginals: move mass around four neighbouring entries, either way. All other directions are sums of these thirty.
 
 # %%
 cost = squared_distances(starts, goals)
@@ -275,7 +275,7 @@ for i in range(5):
 print("no neighbour is nearer to Brownian motion: True")
 
 # %% [markdown]
-# **Check 13.7** (only this plan makes the mixture Markov). On a grid one can hold the joint law of start, middle and end, and compute how much start and end still know of each other once the middle is known: the conditional mutual information. It is zero for Schrödinger's plan, to rounding, and not for independent ends.
+# **Check 13.7** (only this plan makes the mixture Markov). On a grid one can hold the joint law of start, middle and end, and compute how much start and end still know of each other once the middle is known: the conditional mutual information. It is zero for Schrödinger's plan, to $10^{-7}$ for the paths that would leave the grid, and not for independent ends.
 
 # %%
 grid = torch.linspace(-4, 4, 81, **double)
@@ -297,9 +297,9 @@ def still_known(plan):
 schroedinger = static_bridge(brown / 2, *weights, 2000)  # sigma = 1
 independent = weights[0][:, None] * weights[1]
 known = still_known(schroedinger), still_known(independent)
-print("the middle tells all:", abs(known[0]) < 1e-4)
+print("the middle tells all:", abs(known[0]) < 1e-7)
 print(f"of independent ends {known[1]:.2f} nats are left")
-assert abs(known[0]) < 1e-4 < 0.05 < known[1]
+assert abs(known[0]) < 1e-7 and known[1] > 0.05
 record("left_over", f"{known[1]:.2f}")
 
 # %%
@@ -444,7 +444,7 @@ print(max(abs(static_cost - formula), abs(energy.item() - formula)) < 1e-6)
 assert max(abs(static_cost - formula), abs(energy.item() - formula)) < 1e-6
 
 # %% [markdown]
-# **Check 13.11** (little noise, much noise). For $\sigma\to0$ the covariance of the ends is that of the optimal map of chapter 4, less $\frac{\sigma^2}2I$, and an error of order $\sigma^4$: sixteen times smaller at half the noise, to a few percent. The cost times $2\sigma^2$ tends to $W_2^2$, with the difference of the entropies in the next order; without it the error falls like $\sigma^2$ only. For $\sigma\to\infty$ the covariance is $AB/\sigma^2$: independent ends.
+# **Check 13.11** (little noise, much noise). For $\sigma\to0$ the covariance of the ends is that of the optimal map of chapter 4, less $\frac{\sigma^2}2I$, and an error of order $\sigma^4$: sixteen times smaller at half the noise, to a few percent. The cost times $2\sigma^2$ tends to $W_2^2$, with the difference of the entropies in the next order; without it the error falls like $\sigma^2$ only. For $\sigma\to\infty$ the covariance is $AB/\sigma^2$, with an error of order $\sigma^{-6}$: independent ends. Times $\sigma^2$ the error is sixteen times smaller at twice the noise.
 
 # %%
 root = root_of(A)
@@ -468,10 +468,11 @@ ratios = [a / b for a, b in zip(small, smaller, strict=True)]
 print(f"half the noise: covariance {ratios[0]:.1f} times nearer, cost {ratios[1]:.1f},")
 print(f"and {ratios[2]:.1f} without the entropies")
 assert 14 < ratios[0] < 17 and 14 < ratios[1] < 17 and 3 < ratios[2] < 6
-for s in (10.0, 20.0):
-    far = (s**2 * covariance_of_ends(A, B, s) - A @ B).norm().item()
-    print(f"σ = {s:g}: σ² C is AB to {far:.4f}")
-    assert far < 4 / s**2
+
+# %%
+far = [(s**2 * covariance_of_ends(A, B, s) - A @ B).norm().item() for s in (10.0, 20.0)]
+print(f"twice the noise: σ² C is {far[0] / far[1]:.1f} times nearer to AB")
+assert 15 < far[0] / far[1] < 17
 for s in (0.1, 1.0, 10.0):
     share = covariance_of_ends(A, B, s).trace() / (A @ T).trace()
     record(f"share_{s:g}", f"{share:.2f}")
@@ -549,7 +550,7 @@ print("the bridge is a fixed point:", abs(one_round(fixed, 1, 2, 1.0) - fixed) <
 assert abs(one_round(fixed, 1, 2, 1.0) - fixed) < 1e-10
 
 # %% [markdown]
-# **Check 13.14** (its rate). Near the fixed point $c^*$ each round multiplies the error by the derivative of the formula, $c^*\sigma^2\int t(1-t)/S_t^2\,dt$. Compare it with the ratio of errors after six rounds from independent ends: 2 % for what is left of the curvature. In the plane the relative entropy to the bridge must fall in every round.
+# **Check 13.14** (its rate). Near the fixed point $c^*$ each round multiplies the error by the derivative of the formula, $c^*\sigma^2\int t(1-t)/S_t^2\,dt$. Compare it with what the fourth round from independent ends does to the error: 0.1 % for what is left of the curvature. In the plane the relative entropy to the bridge must fall in every round.
 
 
 # %%
@@ -572,7 +573,7 @@ histories = {s: history(s) for s in (0.3, 1.0, 3.0)}
 for s, (errors, rate) in histories.items():
     print(f"σ = {s:g}: predicted rate {rate:.3f}")
     record(f"rate_{s:g}", f"{rate:.2f}")
-    assert abs(errors[4] / errors[3] / rate - 1) < 0.02
+    assert abs(errors[4] / errors[3] / rate - 1) < 0.001
 
 # %%
 wanted = normal(ends.mean.flatten(), ends.covariance)
@@ -684,7 +685,7 @@ by_plan = fit(from_plans(source, target, 1.0), 1.0, 400)
 by_chance = fit(by_luck, 1.0, 400)
 
 # %% [markdown]
-# **Check 13.16** (against the closed forms). Each network must be near its own truth, the bridge of Schrödinger or that of independent ends, and farther from the other one. Relative errors over points of the bridge. A plan of 128 points is not the plan of the laws, but for this noise and in the plane it is near.
+# **Check 13.16** (against the closed forms). Each network must be near its own truth, the bridge of Schrödinger or that of independent ends, and farther from the other one. Relative errors over points of the bridge: the own one below 6 %, twice of what this training leaves, the other at least half as large again. A plan of 128 points is not the plan of the laws, but for this noise and in the plane it is near.
 
 # %%
 truths = {"plan": gaussian_ends(source, target, 1.0)}
@@ -725,14 +726,14 @@ for name, other in (("plan", "chance"), ("chance", "plan")):
     assert own[2] < 0.06 and 1.5 * own[2] < far[2] and own[1] < 0.2
 
 # %% [markdown]
-# **Check 13.17** (clouds without a formula). Eight Gaussians to two moons, $\sigma=\frac12$. No plan between them is known in closed form. The samples must come nearer to the moons than a fifth of where they start, in energy distance, by the SDE forward; and back to the eight Gaussians by the SDE backward.
+# **Check 13.17** (clouds without a formula). Eight Gaussians to two moons, $\sigma=\frac12$. No plan between them is known in closed form. The samples must come nearer to the moons than a fifth of where they start, in energy distance, by the SDE forward; and back to the eight Gaussians by the SDE backward. Two samples of 4000 points of one law are about a twentieth of that apart.
 
 # %%
 eight, moons = distributions.eight_gaussians(), distributions.two_moons()
 learned = fit(from_plans(eight, moons, 0.5), 0.5, 600)
 ahead, back = drifts(*learned, 0.5)
 steps = torch.linspace(0, 1, 101)
-born, arrived = eight.sample(1500, generator), moons.sample(1500, generator)
+born, arrived = eight.sample(4000, generator), moons.sample(4000, generator)
 with torch.no_grad():
     there = solve_bridge(ahead, born, steps, 0.5, generator)
     again = solve_bridge(back, arrived, steps.flip(0), 0.5, generator)
@@ -808,10 +809,10 @@ def law(t):
 
 
 # %%
-def fit_snapshots(times, reference="Brownian"):
+def fit_snapshots(times, reference="Brownian", rounds=400):
     """Return the plan between each two snapshots that follow each other."""
     return [
-        (a, b, static_bridge(kernel(reference, b - a).log(), law(a), law(b), 400))
+        (a, b, static_bridge(kernel(reference, b - a).log(), law(a), law(b), rounds))
         for a, b in zip(times[:-1], times[1:], strict=True)
     ]
 
@@ -882,7 +883,7 @@ for name, gap in gaps.items():
     assert gap < 1e-9
 
 # %% [markdown]
-# **Check 13.19** (two and three snapshots, with Brownian motion). The snapshots themselves are met, to $10^{-4}$ for what Sinkhorn's rounds leave with many of them. With two of them the middle is wrong: Brownian motion knows no wells, and the estimated crowd stands between them. A third snapshot mends the middle and not the quarter. The *net* flow from left to right is right always, since the snapshots know it. How many cross at all is not.
+# **Check 13.19** (two and three snapshots, with Brownian motion). The snapshots themselves are met, to $10^{-4}$ for what Sinkhorn's rounds leave with many of them. With two of them the middle is wrong: Brownian motion knows no wells, and the estimated crowd stands between them. A third snapshot mends the middle and not the quarter. The *net* flow from left to right is right always, since the snapshots know it. How many change sides at all, in either direction, is not.
 
 # %%
 left = well < 0
@@ -1009,16 +1010,17 @@ plotting.show(
 # %% [markdown]
 # *Figure 13.5.* Errors of a bridge on Brownian motion against the number of snapshots. Left: the drift is a gradient, and all comes back. Right: a rotation that leaves every snapshot as it is does not come back.
 #
-# **Check 13.22** (the noise must be known). The same snapshots, seventeen of them, but Brownian motion with half the variance: now too few cross. The laws and the net flow stay right.
+# **Check 13.22** (the noise must be known). The same snapshots, seventeen of them, but Brownian motion with half the variance: now too few cross. The laws of all snapshots and the net flow stay right, to $10^{-4}$ as in Check 13.19. With less noise Sinkhorn needs more rounds.
 
 # %%
 processes["quiet"] = 0.5 * processes["Brownian"]
-quiet = fit_snapshots([k / 16 for k in range(17)], "quiet")
-_, few = crossings(joint(quiet))
-print(
-    f"crossings {100 * few:.1f} % with half the variance, {100 * gross:.1f} % in truth"
-)
-assert few < 0.8 * gross
+quiet = fit_snapshots([k / 16 for k in range(17)], "quiet", rounds=700)
+net_quiet, few = crossings(joint(quiet))
+misfit = max(apart_by(plan.sum(dim=1), law(a)) for a, _, plan in quiet)
+print(f"crossings {100 * few:.1f} % with half the variance,", end=" ")
+print(f"{100 * gross:.1f} % in truth")
+print("laws and net flow as before:", max(misfit, abs(net_quiet - net)) < 1e-4)
+assert few < 0.8 * gross and max(misfit, abs(net_quiet - net)) < 1e-4
 record("gross_quiet", f"{100 * few:.1f}\u00a0%")
 
 # %% [markdown]

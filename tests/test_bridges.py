@@ -161,8 +161,9 @@ def test_only_the_last_state_if_asked():
 
 
 def test_a_state_that_is_not_finite_is_refused():
-    with pytest.raises(FloatingPointError, match="not finite"):
-        solve_bridge(lambda x, t: x / 0, torch.ones(2), torch.tensor([0.0, 1.0]), 1.0)
+    times = torch.tensor([0.0, 0.5, 0.7, 1.0])
+    with pytest.raises(FloatingPointError, match="not finite after step 2 of 3"):
+        solve_bridge(lambda x, t: x / (0.5 - column(t, x)), torch.ones(2), times, 1.0)
 
 
 # The two regressions
@@ -273,6 +274,7 @@ def test_pairs_come_with_the_probabilities_of_the_plan(generator):
     [
         ({"first": double([0.5, 0.6])}, "first must be a vector of positive weights"),
         ({"first": double([1.0, 0.0])}, "first must be a vector of positive weights"),
+        ({"first": double([])}, "first must be a vector of positive weights"),
         ({"last": double([[0.5, 0.5]])}, "last must be a vector of positive weights"),
         ({"log_kernel": torch.zeros(3, 2, dtype=DOUBLE)}, r"pass a matrix \(2, 2\)"),
         ({"log_kernel": double([[0.0, -math.inf], [0, 0]])}, "clamp logarithms of zero"),

@@ -130,6 +130,10 @@ def independent_ends(
 
     It has one component for each pair of components.
 
+    Raises:
+        TypeError: an argument is neither a mixture nor a Gaussian.
+        ValueError: event shapes differ.
+
     Chapter 13.
     """
     laws = []

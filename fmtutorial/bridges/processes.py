@@ -120,6 +120,10 @@ def drifts(
     on a decreasing grid of ``solve_bridge``. For one Brownian bridge they are
     (x₁ − x)/(1 − t) and (x − x₀)/t.
 
+    Raises:
+        TypeError: a field is not callable.
+        ValueError: sigma is not positive, or (when called) a field returns another shape than x.
+
     Source: Tong et al. 2024b; Anderson 1982. Chapter 13.
     """
     check_callable(velocity, "velocity")
@@ -145,9 +149,8 @@ def solve_bridge(
 ) -> Solution:
     """Integrate dX = b(X, t) dt + σ dW by the method of Euler and Maruyama.
 
-    The order of the grid is the direction: take the backward drift on a decreasing grid.
-
-    Arguments, result and errors as of ``solve``; the noise is drawn on the device of x.
+    The order of the grid is the direction: take the backward drift on a decreasing grid. Arguments,
+    result and errors as of ``solve``; the noise is drawn on the device of x.
 
     Source: Maruyama 1955. Chapter 13.
     """
@@ -155,12 +158,14 @@ def solve_bridge(
     _check_sigma(sigma)
     generator_device(generator)  # refuses a seed
     counted, states = CountedField(drift), deque([x], maxlen=1 if last_only else None)
-    for t, end in zip(times[:-1], times[1:], strict=True):
+    for i, (t, end) in enumerate(zip(times[:-1], times[1:], strict=True)):
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         x = x + (end - t) * counted(x, t) + sigma * (end - t).abs().sqrt() * noise
         states.append(x)
-    if not bool(torch.isfinite(x).all()):
-        raise FloatingPointError("the last state is not finite: take smaller steps")
+        if not bool(torch.isfinite(x).all()):
+            raise FloatingPointError(
+                f"the state is not finite after step {i + 1} of {len(times) - 1}: use smaller steps"
+            )
     return Solution(times[-len(states) :], torch.stack(tuple(states)), counted.evaluations)
 
 
@@ -173,10 +178,10 @@ def bridge_matching_loss(
     t: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the two regressions of [SF]²M: the means of ‖v − u‖² and of γ² ‖s − ∇ log p_t(x|·)‖².
+    """Return the losses of [SF]²M, shape (): means of ‖v − u‖² and of γ² ‖s − ∇ log p_t(x|·)‖².
 
-    The second is ‖γ s + z‖²: the weight γ² makes each time count alike. The least of both are the
-    velocity and the score of the mixture of bridges between the pairs.
+    The second is ‖γ s + z‖²: each time counts alike. The least of both are velocity and score of
+    the mixture of bridges between the pairs.
 
     Args:
         velocity: v(x, t).
@@ -186,9 +191,6 @@ def bridge_matching_loss(
         x1: shape of x0.
         t: shape (B,), in (0, 1); keep away from the ends, where the variance of u diverges.
         noise: z ~ N(0, I), shape of x0.
-
-    Returns:
-        Two losses, shape ().
 
     Raises:
         ValueError: the batch is empty, t is outside, or a field returns another shape.
@@ -232,7 +234,7 @@ def static_bridge(log_kernel: Tensor, first: Tensor, last: Tensor, iterations: i
     check_state(log_kernel, "log_kernel")
     for value, name in ((first, "first"), (last, "last")):
         check_state(value, name)
-        if value.ndim != 1 or not (value.min() > 0 and abs(value.sum().item() - 1) <= 1e-5):
+        if value.ndim != 1 or not (bool((value > 0).all()) and abs(value.sum().item() - 1) <= 1e-5):
             raise ValueError(f"{name} must be a vector of positive weights that sum to 1")
     if log_kernel.shape != (len(first), len(last)) or not bool(log_kernel.isfinite().all()):
         raise ValueError(
@@ -252,7 +254,8 @@ def draw_pairs(plan: Tensor, n: int, generator: Generator | None = None) -> tupl
     ``x0[i], x1[j]`` are pairs for ``bridge_matching_loss``. Rows may be drawn several times.
 
     Raises:
-        ValueError: the plan is no matrix, or has an entry that is negative or not finite.
+        TypeError: the plan is no floating-point tensor, or the generator is none of torch's.
+        ValueError: n is negative, or the plan is no matrix of probabilities.
 
     Chapter 13.
     """
