@@ -608,7 +608,7 @@ assert abs((of_map.exp() * area).sum().item() - 1) < 0.01
 # %%
 world = airports().to(device)
 train_set, choose_set, test_set = world[:6000], world[6000:6884], world[6884:]
-record("airports", len(world))
+record("airport_count", len(world))
 
 
 # %%
