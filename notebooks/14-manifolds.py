@@ -699,12 +699,15 @@ print("in this order:", near["random"] + 0.2 < near["samples"] < near["held out"
 assert near["random"] + 0.2 < near["samples"] < near["held out"]
 
 # %%
-coarse = sheet.reshape(90, 180, 3)[::2, ::2].reshape(-1, 3)  # every second row
+coarse = sheet.reshape(*lat.shape, 3)[::2, ::2]  # every second row
 with torch.no_grad():
     learned = manifolds.log_likelihood(
-        ema.network, globe, globe.project(coarse.float()), torch.linspace(1, 0, 7)
-    ).reshape(45, 90)
-smeared = kernels.log_prob(globe.project(sheet.float())).reshape(90, 180)
+        ema.network,
+        globe,
+        globe.project(coarse.reshape(-1, 3).float()),
+        torch.linspace(1, 0, 7),
+    ).reshape(coarse.shape[:2])
+smeared = kernels.log_prob(globe.project(sheet.float())).reshape(lat.shape)
 
 # %% tags=["hide-input"]
 names = ["1000 airports", "samples of the flow", "density of the flow", "kernels"]
