@@ -92,7 +92,8 @@ def _window(centre: Tensor, reach: Tensor, std: float) -> tuple[Tensor, Tensor]:
     pull = (at_near.exp() - (at_far + gap).exp()) / -torch.expm1(gap)
     mean = centre - centre.sgn() * std * pull
 
-    node, weight = (torch.from_numpy(a).to(centre) for a in np.polynomial.legendre.leggauss(16))
+    rule = np.polynomial.legendre.leggauss(16)
+    node, weight = (centre.new_tensor(numbers.tolist()) for numbers in rule)
     log_law = slope[..., None] * node - curve[..., None] * node.square() / 2 + weight.log()
     log_mean = log_law.logsumexp(dim=-1) - (centre / std).square() / 2
     by_rule = log_mean + torch.log(reach / std) - math.log(2 * math.pi) / 2
