@@ -49,6 +49,26 @@ def test_field_on_the_circle_is_that_of_quadrature(std, t, generator):
         assert v.item() == pytest.approx(drawn / mass / (1 - t), rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-4), (DOUBLE, 1e-9)])
+@pytest.mark.parametrize("left", [0.3, 1e-2, 1e-4, 1e-6])
+def test_no_digits_are_lost_in_narrow_windows_and_far_out(dtype, allowed, left):
+    """As t goes to 1 the window shrinks to a point, and its error functions cancel."""
+    means = torch.tensor([[-2.0], [0.4]], dtype=dtype)
+    x = torch.linspace(-3, 3, 13, dtype=dtype)[:, None]
+    t = torch.full((13,), 1 - left, dtype=dtype)
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(200))
+    offset = math.pi * nodes * (1 - t[:1].double())  # of the time that rounding has left
+    to_means = x.double() + offset - means.double()[:, None]  # (K, B, nodes)
+    for std in (0.2, 2.0):
+        law = torch.stack([-((to_means + 2 * math.pi * k) ** 2) / 2 / std**2 for k in range(-4, 5)])
+        log_law = law.logsumexp(dim=(0, 1)) + weights.log()
+        mean = (log_law.softmax(dim=1) * offset).sum(dim=1) / (1 - t.double())
+        log_p = log_law.logsumexp(dim=1) - math.log(4 * std * math.sqrt(2 * math.pi))
+        field = WrappedField(CIRCLE, means, std)
+        torch.testing.assert_close(field(x, t)[:, 0].double(), mean, rtol=0, atol=allowed)
+        torch.testing.assert_close(field.log_prob(x, t).double(), log_p, rtol=allowed, atol=allowed)
+
+
 def test_mixtures_on_a_torus_mix_by_their_joint_mass(generator):
     """By the continuity equation, which holds for no other weights; the volume is the metric's."""
     field = WrappedField(TORUS, points(TORUS, 3, generator), 0.4)

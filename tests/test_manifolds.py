@@ -293,6 +293,9 @@ def test_a_reflection_is_no_rotation():
         Rotations().check(mirror)
     with pytest.raises(ValueError, match="determinant is not positive"):
         Rotations().project(mirror)
+    for size in (1e-5, 1e6):  # far off, Newton's steps only halve or double
+        with pytest.raises(ValueError, match="times too large or small"):
+            Rotations().project(size * torch.eye(3)[None])
     with pytest.raises(ValueError, match="row of zeros"):
         Sphere(2).project(torch.zeros(2, 3))
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -71,13 +72,41 @@ class WrappedField:
         turns = 1 + math.ceil(10 * self.std / (2 * math.pi))
         wound = 2 * math.pi * torch.arange(-turns, turns + 1, device=x.device).to(x)
         centre = (self.means.to(x) - x[:, None])[..., None] + wound  # (B, K, d, turns)
-        near, far = (reach - centre.abs()) / self.std, (-reach - centre.abs()) / self.std
-        top, bottom = torch.special.log_ndtr(near), torch.special.log_ndtr(far)
-        log_mass = top + torch.log(-torch.expm1(bottom - top))
-        pull = [-(z.square()) / 2 - math.log(2 * math.pi) / 2 - log_mass for z in (near, far)]
-        mean = centre - centre.sgn() * self.std * (pull[0].exp() - pull[1].exp())
+        log_mass, mean = _window(centre, reach.expand_as(centre), self.std)
         share = log_mass.softmax(dim=3)
         return log_mass.logsumexp(dim=3), (share * mean).sum(dim=3)
+
+
+def _window(centre: Tensor, reach: Tensor, std: float) -> tuple[Tensor, Tensor]:
+    """Return log-mass and mean of a normal law within [−reach, reach].
+
+    By error functions; where the law is flat over the window these nearly cancel, and Gauss'
+    rule takes their place.
+    """
+    slope, curve = centre * reach / std**2, (reach / std).square()
+    flat = slope.abs() + curve < 4  # below that 16 nodes leave nothing but rounding
+    near, far = (reach - centre.abs()) / std, (-reach - centre.abs()) / std
+    at_near, at_far = _log_hazard(near), _log_hazard(far)
+    gap = torch.where(flat, -1, at_near - at_far - 2 * slope.abs())  # log of Φ(far) / Φ(near)
+    log_mass = torch.special.log_ndtr(near) + torch.log(-torch.expm1(gap))
+    pull = (at_near.exp() - (at_far + gap).exp()) / -torch.expm1(gap)
+    mean = centre - centre.sgn() * std * pull
+
+    rule = np.polynomial.legendre.leggauss(16)
+    node, weight = (centre.new_tensor(numbers.tolist()) for numbers in rule)
+    log_law = slope[..., None] * node - curve[..., None] * node.square() / 2 + weight.log()
+    log_mean = log_law.logsumexp(dim=-1) - (centre / std).square() / 2
+    by_rule = log_mean + torch.log(reach / std) - math.log(2 * math.pi) / 2
+    middle = reach * (log_law.softmax(dim=-1) * node).sum(dim=-1)
+    return torch.where(flat, by_rule, log_mass), torch.where(flat, middle, mean)
+
+
+def _log_hazard(z: Tensor) -> Tensor:
+    """Return log φ(z) / Φ(z) of the normal law, without loss of digits for z far below 0."""
+    tail = math.log(2 / math.pi) / 2 - torch.special.erfcx(-z.clamp(max=-4) / math.sqrt(2)).log()
+    z = z.clamp(min=-4)
+    body = -z.square() / 2 - math.log(2 * math.pi) / 2 - torch.special.log_ndtr(z)
+    return torch.where(z > -4, body, tail)
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,7 +122,10 @@ def _staying(
 def geodesic_euler(manifold: Manifold) -> Step:
     """Return Euler's step along the manifold: x ← exp(x, h v). Order 1, one evaluation.
 
-    Chapter 14.
+    Raises:
+        TypeError: manifold is no manifold.
+
+    Source: Chen and Lipman 2024. Chapter 14.
     """
     check_kind(manifold, Manifold, "manifold")
     return partial(_geodesic_euler, manifold)

@@ -27,7 +27,7 @@ class Rotations(Manifold):
         """Return the nearest rotations, by Newton's method x ← ½ (x + x⁻ᵀ).
 
         Raises:
-            ValueError: a determinant is not positive, or a matrix almost singular.
+            ValueError: a determinant is not positive, or a matrix is far from all rotations.
 
         Source: Higham 1986.
         """
@@ -44,7 +44,7 @@ class Rotations(Manifold):
             before, x = x, (x + cofactors / determinant) / 2
             if not bool(((x - before).abs() > enough).any()):
                 return x
-        raise ValueError("a matrix is almost singular: no rotation is near it")
+        raise ValueError("a matrix is almost singular or a thousand times too large or small")
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """Return x ½ (xᵀv − vᵀx), the part of v that is tangent at the point x."""
