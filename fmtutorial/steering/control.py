@@ -50,7 +50,8 @@ def steered(field: VelocityField, path: AffinePath, value: Value) -> VelocityFie
     """Return v(x, t) + λ*_t ∇V(x, t), by automatic differentiation of V.
 
     With the exact value it is the field of the tilted law; with a guess, of something else.
-    Defined where α > 0; begin after t = 0.
+    Defined where α > 0; begin after t = 0. Where x or t carries a gradient it passes through ∇V
+    too, so that the field has its divergence.
 
     Args:
         field: v(x, t) of this path.
@@ -68,17 +69,28 @@ def steered(field: VelocityField, path: AffinePath, value: Value) -> VelocityFie
 def _steered(field: VelocityField, path: AffinePath, value: Value, x: Tensor, t: Tensor) -> Tensor:
     check_state(x)
     strength = expand_time(memoryless_strength(path.schedule, t).to(x), x)
-    with torch.enable_grad():
-        at = x.detach().requires_grad_(True)
-        found = value(at, t)
+    follow = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)
+    with torch.inference_mode(False), torch.enable_grad():
+        at, time = x if x.requires_grad and follow else _leaf(x), _outside_inference(t)
+        found = value(at, time)
         if not isinstance(found, Tensor) or not found.requires_grad or found.shape != x.shape[:1]:
             raise ValueError(
                 f"value must return a tensor of shape ({len(x)},) that depends on x, with its graph"
             )
-        slope = torch.autograd.grad(found.sum(), at)[0]
+        slope = torch.autograd.grad(found.sum(), at, create_graph=follow)[0]
     velocity = field(x, t)
     check_same_shape(velocity, x, "v, x")
     return velocity + strength * slope
+
+
+def _outside_inference(value: Tensor) -> Tensor:
+    """Return the tensor, or a copy if it was made in inference mode: no gradient passes that."""
+    return value.clone() if value.is_inference() else value
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """Return x as a variable of its own, to be differentiated by."""
+    return _outside_inference(x).detach().requires_grad_(True)
 
 
 def guessed_value(
@@ -204,6 +216,10 @@ def lean_adjoint(
     Returns:
         Shape (T, B, *event), as the states.
 
+    Raises:
+        ValueError: the solution lacks states, or its times do not increase or begin where α = 0,
+            or the field keeps no graph.
+
     Source: Domingo-Enrich et al. 2024, lean adjoint. Chapter 11.
     """
     states, times = _of_solution(field, path, solution)
@@ -212,11 +228,13 @@ def lean_adjoint(
     for x, t, end in reversed(list(zip(states[:-1], times[:-1], times[1:], strict=True))):
         time = t.expand(len(x))
         _ = memoryless_strength(path.schedule, time)  # refuses α = 0
-        with torch.enable_grad():
-            at = x.detach().requires_grad_(True)
-            v = field(at, time)
+        with torch.inference_mode(False), torch.enable_grad():
+            at = _leaf(x)
+            v = field(at, _outside_inference(time))
             check_same_shape(v, x, "v, x")
-            back = torch.autograd.grad(v, at, found[-1])[0]
+            if not v.requires_grad:
+                raise ValueError("field must return v(x, t) with its graph: ∂v/∂x is needed")
+            back = torch.autograd.grad(v, at, _outside_inference(found[-1]))[0]
         shrunk = path.schedule.alpha(t) / path.schedule.alpha(end)
         found.append(shrunk * (found[-1] + 2 * (end - t) * back))
     return torch.stack(found[::-1])
