@@ -263,8 +263,8 @@ plotting.show(
     "ways",
     "Five panels of densities on the line, each over the label's law in grey with its "
     "two bumps at -3 and 0. Guidance has a tall bump left of -3 and a small one left "
-    "of 0; on an interval both bumps stay, more so when it is late; autoguidance has two "
-    "equal bumps, narrower than the grey ones.",
+    "of 0; on an interval both bumps stay, more so when it is late; autoguidance has "
+    "two equal bumps, narrower than the grey ones.",
 )
 
 # %% [markdown]
@@ -374,10 +374,10 @@ print("one scale for each sample: the same as each alone")
 steering = stored_results("mnist_steering")
 rows = {**steering["ways"], "test digits": steering["test digits"]}
 for name, row in rows.items():
-    right = f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_sd']:.1f}\u00a0%"
+    right = f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_sd']:.1f}"
     spread = f"{row['spread']:.2f} ± {row['spread_sd']:.2f}"
     far = f"{row['frechet']:.1f}"
-    print(f"{name:17s} right {right:13s} spread {spread}, distance {far}")
+    print(f"{name:17s} right, % {right:11s} spread {spread}, distance {far}")
     key = name.replace(" ", "_").replace(".", "")
     for word, text in (("right", right), ("spread", spread), ("far", far)):
         record(f"digits_{word}_{key}", text.replace(" ", "\u00a0"))
@@ -423,9 +423,10 @@ def tilt(weights, means, variances, b, k):
     narrow = variances / stretch
     slope = b - k * means
     new = means + narrow[:, None] * slope
-    square = means.square().sum(1)
-    gain = means @ b - k * square / 2
-    gain += narrow * slope.square().sum(1) / 2
+    gain = means @ b
+    gain -= k * means.square().sum(1) / 2
+    moved = narrow * slope.square().sum(1)
+    gain += moved / 2
     d = means.shape[1]
     gain -= d * stretch.log() / 2
     logits = weights.log() + gain
@@ -475,10 +476,10 @@ assert (value(x, t) - by_sum).abs().max() < 1e-8
 def steer(field, value, x, t):
     v = field(x, t)
     x = x.detach().requires_grad_()
-    worth = value(x, t).sum()
-    slope = torch.autograd.grad(worth, x)[0]
+    sum_of_values = value(x, t).sum()
+    sum_of_values.backward()
     strength = ((1 - t) / t)[:, None]
-    return v + strength * slope
+    return v + strength * x.grad
 
 
 # %% [markdown]
@@ -538,12 +539,13 @@ assert reached[0] == 0
 # %% tags=["quote-adjoint"]
 def carried_back(field, states, times, a):
     found = [a]
-    for i in reversed(range(len(times) - 1)):
-        t, end = times[i], times[i + 1]
-        x = states[i].requires_grad_()
+    for i in range(len(times) - 1, 0, -1):
+        t, end = times[i - 1], times[i]
+        x = states[i - 1].requires_grad_()
         v = field(x, t.expand(len(x)))
-        back = torch.autograd.grad(v, x, a)[0]
-        a = t / end * (a + 2 * (end - t) * back)
+        (v * a).sum().backward()
+        a = a + 2 * (end - t) * x.grad
+        a = t / end * a
         found.insert(0, a)
     return torch.stack(found)
 
@@ -701,8 +703,8 @@ for step in (euler, heun, rk4):
     for n in (30, 60):
         noise = solve(base, x, down(n), step).last
         back = solve(base, noise, down(n).flip(0), step).last
-        misses.append([(noise - truth).norm().item(), (back - x).norm().item()])
-    ratios = [math.log2(a / b) for a, b in zip(*misses, strict=True)]
+        misses.append(torch.stack([(noise - truth).norm(), (back - x).norm()]))
+    ratios = (misses[0] / misses[1]).log2().tolist()
     slopes_of[step.__name__] = ratios
     print(
         f"{step.__name__:5s}: noise order {ratios[0]:.0f}, return order {ratios[1]:.0f}"
@@ -898,11 +900,13 @@ for name, images in list(rows.items())[1:]:
 
 # %% tags=["quote-circle"]
 def on_a_circle(a, b, part):
+    product = (a * b).sum()
     both = a.norm() * b.norm()
-    angle = torch.arccos((a * b).sum() / both)
-    first = torch.sin((1 - part) * angle) * a
-    second = torch.sin(part * angle) * b
-    return (first + second) / torch.sin(angle)
+    angle = torch.arccos(product / both)
+    first = torch.sin((1 - part) * angle)
+    second = torch.sin(part * angle)
+    mixed = first * a + second * b
+    return mixed / torch.sin(angle)
 
 
 # %%
