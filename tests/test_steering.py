@@ -216,6 +216,19 @@ def test_adjoint_matching_loss_worked_out_by_hand():
     assert loss.item() == pytest.approx(2.8) and loss.shape == ()
 
 
+def test_adjoint_matching_asks_both_fields_where_each_step_began():
+    """As above, but x = 2 and 3 and then 9, v = x and the network 2x + t.
+
+    0.3·(2/1)·(2 + ½ − 3)² + 0.2·(2/¼)·(3 + ⅘ − ½)² = 0.15 + 17.424.
+    """
+    times, x = double([0.5, 0.8, 1.0]), double([2.0, 3.0, 9.0]).reshape(3, 1, 1)
+    adjoint = double([3.0, 2.0, 7.0]).reshape(3, 1, 1)
+    loss = adjoint_matching_loss(
+        lambda x, t: 2 * x + t[:, None], lambda x, t: x, PATH, Solution(times, x, 2), adjoint
+    )
+    assert loss.item() == pytest.approx(17.574)
+
+
 def test_adjoint_matching_sums_over_an_event_and_averages_over_the_batch(event):
     x = torch.zeros(2, 3, *event)
     adjoint = torch.stack([torch.full(event, float(b)) for b in (1, 2, 3)]).expand(2, 3, *event)
