@@ -9,6 +9,7 @@ import torch
 from fmtutorial.diffusion import reversal_noise_level, solve_sde
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
+from fmtutorial.likelihood import divergence
 from fmtutorial.paths import COSINE, LINEAR, AffinePath
 from fmtutorial.solvers import Solution, euler, solve
 from fmtutorial.steering import (
@@ -133,6 +134,30 @@ def test_steering_leaves_no_graph_and_works_without_one(generator):
     assert not quiet.requires_grad and torch.equal(quiet, field(x, TIMES))
 
 
+def test_the_divergence_of_a_steered_field_is_that_of_the_tilted_one(event, generator):
+    """The gradient of a value must be differentiated too where somebody asks."""
+    law, reward = mixture(event, generator), a_reward(event, generator)
+    field = steered(ExactField(PATH, law), PATH, ExactValue(PATH, law, reward))
+    wanted, x = ExactField(PATH, tilted(law, reward)), states(event, generator)
+    found = divergence(field, x, TIMES)
+    torch.testing.assert_close(found, divergence(wanted, x, TIMES), rtol=1e-8, atol=1e-8)
+    t = TIMES.clone().requires_grad_()
+    rates = [torch.autograd.grad(v(x, t).sum(), t)[0] for v in (field, wanted)]
+    torch.testing.assert_close(*rates, rtol=1e-8, atol=1e-8)
+
+
+def test_steering_and_the_adjoint_work_in_inference_mode(generator):
+    law, reward = mixture((2,), generator), a_reward((2,), generator)
+    exact, x = ExactField(PATH, law), states((2,), generator)
+    field, times = steered(exact, PATH, ExactValue(PATH, law, reward)), double([0.5, 0.8])
+    solution = Solution(times, torch.stack([x, x + 1]), 1)
+    wanted = field(x, TIMES), lean_adjoint(exact, PATH, solution, x)
+    with torch.inference_mode():
+        copy = Solution(times.clone(), solution.states.clone(), 1)
+        found = field(x.clone(), TIMES.clone()), lean_adjoint(exact, PATH, copy, x.clone())
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 # Adjoint matching
 
 
@@ -189,6 +214,19 @@ def test_adjoint_matching_loss_worked_out_by_hand():
     adjoint = double([3.0, 2.0, 7.0]).reshape(3, 1, 1)
     loss = adjoint_matching_loss(lambda x, t: x + 1, lambda x, t: 0 * x, PATH, solution, adjoint)
     assert loss.item() == pytest.approx(2.8) and loss.shape == ()
+
+
+def test_adjoint_matching_asks_both_fields_where_each_step_began():
+    """As above, but x = 2 and 3 and then 9, v = x and the network 2x + t.
+
+    0.3·(2/1)·(2 + ½ − 3)² + 0.2·(2/¼)·(3 + ⅘ − ½)² = 0.15 + 17.424.
+    """
+    times, x = double([0.5, 0.8, 1.0]), double([2.0, 3.0, 9.0]).reshape(3, 1, 1)
+    adjoint = double([3.0, 2.0, 7.0]).reshape(3, 1, 1)
+    loss = adjoint_matching_loss(
+        lambda x, t: 2 * x + t[:, None], lambda x, t: x, PATH, Solution(times, x, 2), adjoint
+    )
+    assert loss.item() == pytest.approx(17.574)
 
 
 def test_adjoint_matching_sums_over_an_event_and_averages_over_the_batch(event):
@@ -305,6 +343,12 @@ def test_times_without_data_are_refused(generator):
     solution = Solution(double([0.0, 1.0]), torch.stack([x, x]), 1)
     with pytest.raises(ValueError, match="begin later"):
         lean_adjoint(ExactField(PATH, law), PATH, solution, x)
+
+
+def test_a_field_without_a_graph_has_no_adjoint():
+    solution = Solution(double([0.5, 1.0]), torch.zeros(2, 3, 1, dtype=DOUBLE), 1)
+    with pytest.raises(ValueError, match="field must return .* with its graph"):
+        lean_adjoint(lambda x, t: x.detach(), PATH, solution, torch.zeros(3, 1, dtype=DOUBLE))
 
 
 @pytest.mark.parametrize("times", [[1.0, 0.5], [0.5, 0.7, 1.0], [0.5]])

@@ -55,7 +55,7 @@ PARTS = {
     "discrete": ["chains", "paths", "posteriors", "__init__"],
     "manifolds": ["spaces", "rotations", "directional", "geodesics", "__init__"],
     "bridges": ["processes", "exact", "__init__"],
-    "steering": ["rewards", "control", "__init__"],
+    "steering": ["rewards", "control", "adjoint", "__init__"],
     "images": [
         *["__init__", "data", "devices", "pictures", "batches", "classifier", "weights"],
         *["sampling", "settings", "run", "bits", "process", "options", "command", "__main__"],

@@ -1,4 +1,4 @@
-// Rewards ⟨b, x⟩ and the laws that they ask for, as fmtutorial.steering and fmtutorial.steering.
+// Rewards ⟨b, x⟩ and the laws that they ask for, as fmtutorial.steering.
 // Chapter 11.
 
 import { observe, spreads } from "./exact.js";

@@ -1,10 +1,9 @@
 """Rewards and editing: the law that is asked for, and what leads there. Chapter 11."""
 
+from fmtutorial.steering.adjoint import adjoint_matching_loss, lean_adjoint
 from fmtutorial.steering.control import (
     Value,
-    adjoint_matching_loss,
     guessed_value,
-    lean_adjoint,
     memoryless_strength,
     replaced,
     steered,

@@ -1,4 +1,4 @@
-"""Steering: along the gradient of a value, by holding what is known, by adjoint matching.
+"""Steering: along the gradient of a value, exact or guessed, or by holding what is known.
 
 Chapter 11.
 """
@@ -20,9 +20,8 @@ from fmtutorial.fields import (
     expand_time,
     generator_device,
 )
-from fmtutorial.losses import mean_squared_norm
 from fmtutorial.paths import AffinePath, Schedule
-from fmtutorial.solvers import ScalarTimeField, Solution, Step
+from fmtutorial.solvers import ScalarTimeField, Step
 from fmtutorial.steering.rewards import QuadraticReward, check_seen
 
 Value = Callable[[Tensor, Tensor], Tensor]
@@ -50,7 +49,8 @@ def steered(field: VelocityField, path: AffinePath, value: Value) -> VelocityFie
     """Return v(x, t) + λ*_t ∇V(x, t), by automatic differentiation of V.
 
     With the exact value it is the field of the tilted law; with a guess, of something else.
-    Defined where α > 0; begin after t = 0.
+    Defined where α > 0; begin after t = 0. Where x or t carries a gradient it passes through ∇V
+    too, so that the field has its divergence.
 
     Args:
         field: v(x, t) of this path.
@@ -68,17 +68,28 @@ def steered(field: VelocityField, path: AffinePath, value: Value) -> VelocityFie
 def _steered(field: VelocityField, path: AffinePath, value: Value, x: Tensor, t: Tensor) -> Tensor:
     check_state(x)
     strength = expand_time(memoryless_strength(path.schedule, t).to(x), x)
-    with torch.enable_grad():
-        at = x.detach().requires_grad_(True)
-        found = value(at, t)
+    follow = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)
+    with torch.inference_mode(False), torch.enable_grad():
+        at, time = x if x.requires_grad and follow else leaf(x), outside_inference(t)
+        found = value(at, time)
         if not isinstance(found, Tensor) or not found.requires_grad or found.shape != x.shape[:1]:
             raise ValueError(
                 f"value must return a tensor of shape ({len(x)},) that depends on x, with its graph"
             )
-        slope = torch.autograd.grad(found.sum(), at)[0]
+        slope = torch.autograd.grad(found.sum(), at, create_graph=follow)[0]
     velocity = field(x, t)
     check_same_shape(velocity, x, "v, x")
     return velocity + strength * slope
+
+
+def outside_inference(value: Tensor) -> Tensor:
+    """Return the tensor, or a copy if it was made in inference mode: no gradient passes that."""
+    return value.clone() if value.is_inference() else value
+
+
+def leaf(x: Tensor) -> Tensor:
+    """Return x as a variable of its own, to be differentiated by."""
+    return outside_inference(x).detach().requires_grad_(True)
 
 
 def guessed_value(
@@ -184,88 +195,3 @@ def _replaced(
         check_same_shape(moved, x, "the step's result, x")
         x = torch.where(mask.to(x.device), alpha * known.to(x) + sigma * noise(), moved)
     return x
-
-
-def lean_adjoint(
-    field: VelocityField, path: AffinePath, solution: Solution, gradient: Tensor
-) -> Tensor:
-    """Carry ∇r backwards along solutions of an SDE: da/dt = −(∂b/∂x)ᵀ a.
-
-    b = 2v − (α̇/α) x is the drift of the *base* field with memoryless noise, whichever field made
-    the solution. So a is the derivative of r(x_T) in x_t if noise and control stay as they are.
-    Euler's method for a/α, whose equation is not stiff at early times.
-
-    Args:
-        field: v(x, t), the base.
-        path: of the field.
-        solution: of ``solve_sde``, on times that increase, with α > 0.
-        gradient: ∇r at the last states, shape (B, *event).
-
-    Returns:
-        Shape (T, B, *event), as the states.
-
-    Source: Domingo-Enrich et al. 2024, lean adjoint. Chapter 11.
-    """
-    states, times = _of_solution(field, path, solution)
-    check_same_shape(gradient, states[-1], "gradient, the last states")
-    found = [gradient]
-    for x, t, end in reversed(list(zip(states[:-1], times[:-1], times[1:], strict=True))):
-        time = t.expand(len(x))
-        _ = memoryless_strength(path.schedule, time)  # refuses α = 0
-        with torch.enable_grad():
-            at = x.detach().requires_grad_(True)
-            v = field(at, time)
-            check_same_shape(v, x, "v, x")
-            back = torch.autograd.grad(v, at, found[-1])[0]
-        shrunk = path.schedule.alpha(t) / path.schedule.alpha(end)
-        found.append(shrunk * (found[-1] + 2 * (end - t) * back))
-    return torch.stack(found[::-1])
-
-
-def adjoint_matching_loss(
-    network: VelocityField,
-    field: VelocityField,
-    path: AffinePath,
-    solution: Solution,
-    adjoint: Tensor,
-) -> Tensor:
-    """Return the mean over b of Σ_i h_i (2/λ*) ‖network − v − λ* a‖² over all times but the last.
-
-    Its minimiser is the field of the tilted law if solution and adjoint are made anew from the
-    network, again and again; no gradient goes through them.
-
-    Args:
-        network: the field that learns, which made the solution.
-        field: v(x, t), the base.
-        path: of both.
-        solution: see ``lean_adjoint``.
-        adjoint: from ``lean_adjoint``, shape (T, B, *event).
-
-    Source: Domingo-Enrich et al. 2024, adjoint matching. Chapter 11.
-    """
-    check_callable(network, "network")
-    states, times = _of_solution(field, path, solution)
-    check_same_shape(adjoint, states, "adjoint, states")
-    x, a = states[:-1].flatten(0, 1).detach(), adjoint[:-1].flatten(0, 1).detach()
-    t, steps = (part.repeat_interleave(states.shape[1]) for part in (times[:-1], times.diff()))
-    strength = memoryless_strength(path.schedule, t).to(x)
-    learned = network(x, t)
-    check_same_shape(learned, x, "network(x, t), x")
-    with torch.no_grad():
-        base = field(x, t)
-        check_same_shape(base, x, "v, x")
-        wanted = base + expand_time(strength, x) * a
-    weight = expand_time((steps.to(x) * 2 / strength).sqrt(), x)
-    return mean_squared_norm(weight * (learned - wanted)) * (len(times) - 1)
-
-
-def _of_solution(
-    field: VelocityField, path: AffinePath, solution: Solution
-) -> tuple[Tensor, Tensor]:
-    check_callable(field, "field")
-    check_kind(path, AffinePath, "path")
-    check_kind(solution, Solution, "solution")
-    states, times = solution.states, solution.times
-    if len(states) != len(times) or not bool((times.diff() > 0).all()) or len(times) < 2:
-        raise ValueError("the solution must hold the states at all of its times, which increase")
-    return states, times.to(states.device)
