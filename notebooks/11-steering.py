@@ -810,6 +810,8 @@ for name, x in results.items():
     key = name.replace(" ", "_").replace(",", "").replace("Π", "P")
     record(f"upper_{key}", f"{100 * upper[name]:.0f}\u00a0%")
     record(f"off_{key}", f"{off[name]:.2f}")
+
+# %% tags=["nbval-ignore-output"]
 hasty = (coarse[:, 1] > 0.2).double().mean().item()
 print(f"DPS with 100 steps: {hasty:.2f}")
 record("upper_hasty", f"{100 * hasty:.0f}\u00a0%")
