@@ -44,8 +44,6 @@ from fmtutorial.images.sampling import image_field
 from fmtutorial.images.weights import load_weights
 from fmtutorial.labs import default_device, record, stored_results
 
-device = default_device()
-
 # %%
 from fmtutorial.metrics import mode_shares
 from fmtutorial.networks import MLP
@@ -61,12 +59,13 @@ from fmtutorial.steering import (
     tilted,
 )
 
-torch.set_default_device(device)
+device = default_device()
 
 # %%
 from fmtutorial.steering import adjoint_matching_loss, lean_adjoint, memoryless_strength
 from fmtutorial.training import EMA
 
+torch.set_default_device(device)
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the network's first weights
 
