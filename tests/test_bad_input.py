@@ -1673,7 +1673,6 @@ CALLS = {
         "mean": partner(plane()),
         "variance": untimed(clock()).but(negative=-clock(), nan=clock() * NAN)._replace(shows={}),
     },
-    "steering.check_seen": lambda: seen(),
     "steering.observed": lambda: {**seen(), "noise": positive(0.5)},
     "steering.tilted": lambda: {
         "target": thing(mixture(), other=Gaussian(torch.zeros(3)), tensor=plane()),

@@ -24,7 +24,6 @@ if "google.colab" in sys.modules:
 # %%
 import torch
 
-from fmtutorial.couplings import sinkhorn_log, squared_distances
 from fmtutorial.coursework import check
 
 # %% [markdown]
@@ -101,4 +100,4 @@ check("bridges.plan_drifts", plan_drifts)
 #
 # Now the process of a plan. Let $x_0^{(i)}$ be 12 quantiles of a standard normal variable. Of the 12 points $x_1^{(j)}$ let six be quantiles of $\mathcal N(-1.5,0.3^2)$ and six of $\mathcal N(1.5,0.3^2)$, in increasing order; $\sigma=1$. Send 200 particles from each $x_0^{(i)}$. Give each a partner, drawn from row $i$ of the plan, place it on their bridge at the first time by `bridge_targets`, and **forget the partner**. From there on only the drift counts: to go from $t$ to $t+h$, move by $h\,b_t(x)$ and add noise of the standard deviation $\sigma\sqrt{h(1-t-h)/(1-t)}$, that of a bridge which ends at 1. Take the times $1-(1-k/50)^2$, whose last steps are short. At the end count, for each start $i$, which of the $x_1^{(j)}$ its particles are next to. That is a new plan.
 #
-# Do this for three plans: every pair alike; the entropic plan for $\rho=2\sigma^2$, from the package's `sinkhorn_log` with 1000 iterations; and the sorted one, $i=j$. Add $10^{-9}$ to every entry before you use a plan, so that it has a logarithm. Print $\sum_{ij}P_{ij}\,x_0^{(i)}x_1^{(j)}$ before and after. Does the right share of the particles come to each end? Which plan comes back as it was? Then put the new plan in the place of the old one, and go on like this for three rounds. Where do the others go?
+# Do this for three plans: every pair alike; the entropic plan for $\rho=2\sigma^2$, from `sinkhorn_log` of `fmtutorial.couplings` with 1000 iterations; and the sorted one, $i=j$. Add $10^{-9}$ to every entry before you use a plan, so that it has a logarithm. Print $\sum_{ij}P_{ij}\,x_0^{(i)}x_1^{(j)}$ before and after. Does the right share of the particles come to each end? Which plan comes back as it was? Then put the new plan in the place of the old one, and go on like this for three rounds. Where do the others go?
