@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.linalg import expm
+from test_bridges import DOUBLE, T, double
 
 from fmtutorial.bridges import (
     Bridge,
@@ -23,15 +24,6 @@ from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
 from fmtutorial.paths import COSINE, LINEAR, SQRT, AffinePath
 from fmtutorial.solvers import rk4, solve
-
-DOUBLE = torch.float64
-
-
-def double(values):
-    return torch.tensor(values, dtype=DOUBLE)
-
-
-T = double([0.1, 0.5, 0.8])
 
 
 def covariance(size, generator):

@@ -3,7 +3,6 @@
 Chapter 13.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +23,7 @@ from fmtutorial.fields import (
 )
 from fmtutorial.losses import mean_squared_norm
 from fmtutorial.paths import LINEAR, Schedule
-from fmtutorial.solvers import CountedField, Solution, clock
+from fmtutorial.solvers import ScalarTimeField, Solution, solve
 
 
 def _check_sigma(sigma: float) -> None:
@@ -154,19 +153,21 @@ def solve_bridge(
 
     Source: Maruyama 1955. Chapter 13.
     """
-    times = clock(times, x)
     _check_sigma(sigma)
     generator_device(generator)  # refuses a seed
-    counted, states = CountedField(drift), deque([x], maxlen=1 if last_only else None)
-    for i, (t, end) in enumerate(zip(times[:-1], times[1:], strict=True)):
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = x + (end - t) * counted(x, t) + sigma * (end - t).abs().sqrt() * noise
-        states.append(x)
-        if not bool(torch.isfinite(x).all()):
-            raise FloatingPointError(
-                f"the state is not finite after step {i + 1} of {len(times) - 1}: use smaller steps"
-            )
-    return Solution(times[-len(states) :], torch.stack(tuple(states)), counted.evaluations)
+    return solve(drift, x, times, partial(_euler_maruyama, sigma, generator), last_only)
+
+
+def _euler_maruyama(
+    sigma: float,
+    generator: Generator | None,
+    drift: ScalarTimeField,
+    x: Tensor,
+    t: Tensor,
+    h: Tensor,
+) -> Tensor:
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x + h * drift(x, t) + sigma * h.abs().sqrt() * noise
 
 
 def bridge_matching_loss(
