@@ -2,6 +2,8 @@
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from types import UnionType
 from typing import Protocol
@@ -205,3 +207,15 @@ def generator_device(generator: Generator | None) -> torch.device:
             "pass a torch.Generator, such as torch.Generator().manual_seed(0)"
         )
     return generator.device
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Enable gradients, even where the caller has switched them off for everything else."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def outside_inference(value: Tensor | None) -> Tensor | None:
+    """Return the tensor, or a copy if it was made in inference mode: no gradient passes that."""
+    return value.clone() if value is not None and value.is_inference() else value

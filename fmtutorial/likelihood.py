@@ -1,8 +1,5 @@
 """The divergence of a field, and the log-likelihood of the flow it drives. Chapter 1."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Generator, Tensor
 
@@ -16,6 +13,8 @@ from fmtutorial.fields import (
     expand_time,
     flatten,
     generator_device,
+    gradients,
+    outside_inference,
 )
 from fmtutorial.solvers import Step, check_grid, rk4, solve
 
@@ -82,8 +81,8 @@ def _velocity_and_divergence(
     expand_time(t, x)
     check_callable(field, "field")
     training = torch.is_grad_enabled()
-    with _gradients():
-        x, t, probe = (_outside_inference(value) for value in (x, t, probe))
+    with gradients():
+        x, t, probe = (outside_inference(value) for value in (x, t, probe))
         x = x if training and x.requires_grad else x.detach().requires_grad_()
         v = _velocity(field, x, t)
         if not v.requires_grad:
@@ -99,18 +98,6 @@ def _velocity_and_divergence(
     if len(x) and not bool(result.any()):
         _check_gradients(field, x, t)
     return (v, result) if training else (v.detach(), result.detach())
-
-
-@contextmanager
-def _gradients() -> Iterator[None]:
-    """Enable gradients, even where the caller has switched them off for everything else."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-def _outside_inference(value: Tensor | None) -> Tensor | None:
-    """Return the tensor, or a copy if it was made in inference mode: no gradient passes that."""
-    return value.clone() if value is not None and value.is_inference() else value
 
 
 def _velocity(field: VelocityField, x: Tensor, t: Tensor) -> Tensor:
@@ -140,8 +127,8 @@ def _check_gradients(field: VelocityField, x: Tensor, t: Tensor) -> None:
     say nothing.
     """
     signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
-    with _gradients():
-        x, t = _outside_inference(x).detach().requires_grad_(), _outside_inference(t)
+    with gradients():
+        x, t = outside_inference(x).detach().requires_grad_(), outside_inference(t)
         probe = signs.to(x) * 2 - 1
         v = _velocity(field, x, t)
         said = _hutchinson(v, x, probe, False) if v.requires_grad else x.new_zeros(len(x))

@@ -1803,6 +1803,9 @@ LEFT_OUT = {
     ),
     "fields.flatten": "one line of arithmetic on a state that has been checked",
     **dict.fromkeys(
+        ["fields.gradients", "fields.outside_inference"], "for those who have checked their input"
+    ),
+    **dict.fromkeys(
         ["bridges.BridgeSample", "distributions.Observation", "paths.PathSample"]
         + ["fields.VelocityField"],
         "made by the package, or a type",

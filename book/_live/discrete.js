@@ -1,5 +1,5 @@
 // Chains on sequences of tokens: the path, the exact rates of a known law, steps of a chain and
-// what they do to a law, as in fmtutorial.discrete, discrete and posteriors. Chapter 12.
+// what they do to a law, as in fmtutorial.discrete. Chapter 12.
 //
 // A sequence is an array of d tokens. A table has a row for each position, with a number for each
 // of the S tokens. A law is a Float64Array of the probabilities of allStates(S, d).

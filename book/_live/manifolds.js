@@ -1,5 +1,5 @@
-// The globe: shortest paths and the exact field of a data set, as fmtutorial.manifolds.Sphere(2)
-// and fmtutorial.manifolds. Chapter 14.
+// The globe: shortest paths and the exact field of a data set, as Sphere(2)
+// and GeodesicField in fmtutorial.manifolds. Chapter 14.
 //
 // Points are Float64Arrays x₀, y₀, z₀, x₁, … of unit vectors, and tangent vectors beside them.
 

@@ -12,11 +12,13 @@ from fmtutorial.fields import (
     check_kind,
     check_same_shape,
     expand_time,
+    gradients,
+    outside_inference,
 )
 from fmtutorial.losses import mean_squared_norm
 from fmtutorial.paths import AffinePath
 from fmtutorial.solvers import Solution
-from fmtutorial.steering.control import leaf, memoryless_strength, outside_inference
+from fmtutorial.steering.control import leaf, memoryless_strength
 
 
 def lean_adjoint(
@@ -49,7 +51,7 @@ def lean_adjoint(
     for x, t, end in reversed(list(zip(states[:-1], times[:-1], times[1:], strict=True))):
         time = t.expand(len(x))
         _ = memoryless_strength(path.schedule, time)  # refuses α = 0
-        with torch.inference_mode(False), torch.enable_grad():
+        with gradients():
             at = leaf(x)
             v = field(at, outside_inference(time))
             check_same_shape(v, x, "v, x")

@@ -19,6 +19,8 @@ from fmtutorial.fields import (
     check_state,
     expand_time,
     generator_device,
+    gradients,
+    outside_inference,
 )
 from fmtutorial.paths import AffinePath, Schedule
 from fmtutorial.solvers import ScalarTimeField, Step
@@ -69,7 +71,7 @@ def _steered(field: VelocityField, path: AffinePath, value: Value, x: Tensor, t:
     check_state(x)
     strength = expand_time(memoryless_strength(path.schedule, t).to(x), x)
     follow = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)
-    with torch.inference_mode(False), torch.enable_grad():
+    with gradients():
         at, time = x if x.requires_grad and follow else leaf(x), outside_inference(t)
         found = value(at, time)
         if not isinstance(found, Tensor) or not found.requires_grad or found.shape != x.shape[:1]:
@@ -80,11 +82,6 @@ def _steered(field: VelocityField, path: AffinePath, value: Value, x: Tensor, t:
     velocity = field(x, t)
     check_same_shape(velocity, x, "v, x")
     return velocity + strength * slope
-
-
-def outside_inference(value: Tensor) -> Tensor:
-    """Return the tensor, or a copy if it was made in inference mode: no gradient passes that."""
-    return value.clone() if value.is_inference() else value
 
 
 def leaf(x: Tensor) -> Tensor:

@@ -176,11 +176,8 @@ def _tilt(
             "exp r grows faster than a component falls, and the tilted law does not exist: "
             "take a smaller reward, or a curvature that is less negative"
         )
-    weights = (
-        old.weights if old.weights is not None else torch.full_like(means[:, 0], 1 / len(means))
-    )
     gain = reward(old.means) + ((moves * slope).sum(dim=1) - log_det) / 2
-    logits = weights.log() + gain
+    logits = old._weights.log() + gain
     weights = torch.softmax(logits, dim=0)
     kept = weights > 0
     new = (means + moves).reshape(old.means.shape)
