@@ -30,6 +30,31 @@ const [wanted, done] = arguments;
 })();
 """
 
+# Axe reads every element, and looks for what lies behind each. Screen readers have the MathML of
+# formulas, so the rest of them may go; words of code whose colours were seen in the same block
+# become plain text; a colour half-way between light and dark is no reader's.
+LESS = """
+document.querySelectorAll("details").forEach((e) => e.open = true);
+document.querySelectorAll(".katex-html").forEach((e) => e.remove());
+for (const block of document.querySelectorAll("pre")) {
+  const seen = new Set();
+  for (const word of block.querySelectorAll("span[class]")) {
+    if (word.children.length) continue;
+    if (seen.has(word.className)) word.replaceWith(word.textContent);
+    seen.add(word.className);
+  }
+  block.normalize();
+}
+const still = document.createElement("style");
+still.textContent = "* {transition: none !important}";
+document.head.append(still);
+"""
+BARRIERS = """
+const [part, options, done] = arguments;
+axe.run(part ?? document, {resultTypes: ["violations"], ...options}).then(({violations}) => done(
+  violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.html.slice(0, 150)}`))));
+"""
+
 
 class Pages(http.server.SimpleHTTPRequestHandler):
     """What GitHub Pages does: the site under its path, and 404.html for any wrong address."""

@@ -4,7 +4,7 @@ import gzip
 import re
 
 import pytest
-from browser import AXE, HTML, ROOT, show
+from browser import AXE, BARRIERS, HTML, LESS, ROOT, show
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -26,8 +26,8 @@ window.requestAnimationFrame = (call) => { window.frames_asked += 1; return ask(
 """
 
 
-@pytest.fixture
-def figure(browser, address, request):
+@pytest.fixture(scope="module")
+def start(browser, address):
     """Open the page of a figure and bring the figure into view."""
 
     def start(name, width=1280, colours="light", calm=False):
@@ -37,21 +37,30 @@ def figure(browser, address, request):
             {"name": "prefers-reduced-motion", "value": "reduce" if calm else "no-preference"},
         ]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.get_log("browser")
         browser.get(f"{address}{FIGURES[name]}.html")
         element = browser.find_element("id", f"live-{name}")
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         wait(browser, lambda: words(element))
         return element
 
-    yield start
-    severe = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
-    assert not severe
+    return start
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def figure(start, request):
+    """Open a figure for the tests of it, one after the other."""
+    return start(request.param)
+
+
+@pytest.fixture(autouse=True)
+def silent(browser):
+    yield
+    assert not [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
 
 
 def wait(browser, condition):
     # a busy machine may need several seconds where a reader needs a tenth
-    WebDriverWait(browser, 30).until(lambda _: condition())
+    WebDriverWait(browser, 30, poll_frequency=0.05).until(lambda _: condition())
 
 
 def words(element):
@@ -75,10 +84,16 @@ def test_there_are_figures():
     assert FIGURES
 
 
-@pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize(("width", "colours"), [(1280, "light"), (360, "dark")])
-def test_every_control_changes_the_figure(browser, figure, name, width, colours):
-    element = figure(name, width, colours)
+def test_figure_is_light(browser, figure):
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(e => e.name)"
+        ".filter(n => n.includes('_static/live/'))"
+    )
+    files = {HTML / "_static" / "live" / url.rsplit("/", 1)[1].split("?")[0] for url in loaded}
+    assert files and sum(len(gzip.compress(path.read_bytes())) for path in files) <= WEIGHT
+
+
+def work_every_control(browser, element):
     pause(browser, element)
     for control in element.find_elements("css selector", ".live-controls input, select"):
         before = picture(browser, element), words(element)
@@ -97,9 +112,12 @@ def test_every_control_changes_the_figure(browser, figure, name, width, colours)
     assert "stopped:" not in words(element)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_canvas_answers_mouse_finger_and_keys(browser, figure, name):
-    element = figure(name)
+def test_every_control_changes_the_figure(browser, figure):
+    work_every_control(browser, figure)
+
+
+def test_canvas_answers_mouse_finger_and_keys(browser, figure):
+    element = figure
     pause(browser, element)
     canvas = element.find_element("tag name", "canvas")
     before = picture(browser, element)
@@ -132,28 +150,8 @@ def test_canvas_answers_mouse_finger_and_keys(browser, figure, name):
     assert canvas.get_attribute("aria-label")
 
 
-@pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_axe_finds_no_barrier_in_a_running_figure(browser, figure, name, colours):
-    if not AXE.exists():
-        pytest.skip("no axe-core: install Node.js, then `make book`")
-    element = figure(name, 390, colours)
-    browser.execute_script(AXE.read_text(encoding="utf-8"))
-    found = browser.execute_async_script(
-        """
-        const [figure, done] = arguments;
-        axe.run(figure, {resultTypes: ["violations"]}).then(({violations}) => done(
-          violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.html.slice(0, 150)}`))));
-        """,
-        element,
-    )
-    assert not found
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_nothing_runs_out_of_sight(browser, figure, name):
-    element = figure(name)
-    for button in element.find_elements("css selector", ".live-controls button"):
+def test_nothing_runs_out_of_sight(browser, figure):
+    for button in figure.find_elements("css selector", ".live-controls button"):
         if button.text.startswith("Play"):
             button.click()
     browser.execute_script("scrollTo(0, document.documentElement.scrollHeight)")
@@ -163,30 +161,53 @@ def test_nothing_runs_out_of_sight(browser, figure, name):
     assert browser.execute_script("return frames_asked") == 0
 
 
+def shown(browser, element):
+    """Whether the figure's picture can be seen, and whether the stage that replaces it can."""
+    script = "return getComputedStyle(arguments[0]).display !== 'none'"
+    parts = [element.find_element("class name", part) for part in ("lab-picture", "live-stage")]
+    return [browser.execute_script(script, part) for part in parts]
+
+
+def test_picture_stands_in_print(browser, figure):
+    assert shown(browser, figure) == [False, True]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert shown(browser, figure) == [True, False]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_axe_finds_no_barrier_in_a_running_figure(browser, figure):
+    if not AXE.exists():
+        pytest.skip("no axe-core: install Node.js, then `make book`")
+    browser.execute_script(LESS)
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
+    for colours in ("light", "dark"):
+        show(browser, 390, colours)
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
+        browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+        assert not browser.execute_async_script(BARRIERS, figure, {}), colours
+
+
 @pytest.mark.parametrize("name", FIGURES)
-def test_nothing_moves_by_itself_for_calm_readers(browser, figure, name):
-    element = figure(name, calm=True)
+def test_every_control_works_on_a_dark_phone(browser, start, name):
+    work_every_control(browser, start(name, 360, "dark"))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_moves_by_itself_for_calm_readers(browser, start, name):
+    element = start(name, calm=True)
     before = picture(browser, element)
     browser.execute_async_script("setTimeout(arguments[0], 700)")
     assert picture(browser, element) == before
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_picture_stands_in_print_and_without_scripts(browser, figure, address, name):
-    shown = "return getComputedStyle(document.querySelector(arguments[0])).display !== 'none'"
-    parts = [f"#live-{name} > .lab-picture", f"#live-{name} > .live-stage"]
-    figure(name)
-    assert [browser.execute_script(shown, part) for part in parts] == [False, True]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    assert [browser.execute_script(shown, part) for part in parts] == [True, False]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+def test_picture_stands_without_scripts(browser, address, name):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(f"{address}{FIGURES[name]}.html")
-        assert [browser.find_element("css selector", part).is_displayed() for part in parts] == [
-            True,
-            False,
-        ]
+        element = browser.find_element("id", f"live-{name}")
+        assert element.find_element("class name", "lab-picture").is_displayed()
+        assert not element.find_element("class name", "live-stage").is_displayed()
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
@@ -206,14 +227,3 @@ def test_figure_that_cannot_start_shows_its_picture(browser, address):
         browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
         browser.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": False})
         browser.get_log("browser")
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_figure_is_light(browser, figure, name):
-    figure(name)
-    loaded = browser.execute_script(
-        "return performance.getEntriesByType('resource').map(e => e.name)"
-        ".filter(n => n.includes('_static/live/'))"
-    )
-    files = {HTML / "_static" / "live" / url.rsplit("/", 1)[1].split("?")[0] for url in loaded}
-    assert files and sum(len(gzip.compress(path.read_bytes())) for path in files) <= WEIGHT
