@@ -317,6 +317,17 @@ def test_figures_have_one_number_in_chapter_and_lab():
             assert set(shown) <= set(figure.findall(lab.read_text(encoding="utf-8")))
 
 
+def test_pages_have_the_number_of_their_name():
+    for page in pages():
+        number = re.search(r"\b(\d\d)-", page)
+        if number and "09-" not in page:
+            text = (HTML / f"{page}.html").read_text(encoding="utf-8")
+            heading = re.search(r'<h1><span class="section-number">(\d+)\.', text)
+            assert heading and int(heading[1]) == int(number[1])
+            statements = re.findall(r'class="caption-number">\w+ (\d+)\.', text)
+            assert {int(found) for found in statements} <= {int(number[1])}
+
+
 def test_crawlers_find_every_page():
     site = repository.site(repository.slug())
     listed = re.findall(r"<loc>(.*?)</loc>", (HTML / "sitemap.xml").read_text(encoding="utf-8"))

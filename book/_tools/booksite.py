@@ -10,6 +10,7 @@ import modules
 import repository
 import theme
 from docutils import nodes
+from sphinx_external_toc.collectors import TocTreeCollectorWithStyles as Collector
 
 
 def follow_repository(app, config):
@@ -17,6 +18,31 @@ def follow_repository(app, config):
     slug = repository.slug()
     config.html_theme_options["repository_url"] = repository.HOST + slug
     config.html_baseurl = config.ogp_site_url = repository.site(slug)
+
+
+def number_by_file_name(app, config):
+    """Number a page that is called 10-few-steps, and all in it, by the 10 of its name.
+
+    Sphinx counts on from part to part, and no chapter has the number 9.
+    """
+    assign = Collector.assign_section_numbers
+
+    def renumber(collector, env):
+        changed = assign(collector, env)
+        for page, numbers in env.toc_secnumbers.items():
+            named = re.match(r"(?:book|notebooks)/(?:exercises/)?(\d\d)-", page)
+            if named:
+                chapter = int(named[1])
+                env.toc_secnumbers[page] = {
+                    anchor: (chapter, *number[1:]) for anchor, number in numbers.items() if number
+                }
+                numbered = [env.titles[page], *env.tocs[page].findall(nodes.reference)]
+                for node in numbered:
+                    if node.get("secnumber"):
+                        node["secnumber"] = [chapter, *node["secnumber"][1:]]
+        return changed
+
+    Collector.assign_section_numbers = renumber
 
 
 def keep_own_members(app):
@@ -75,6 +101,7 @@ def setup(app):
     live.setup(app)
     theme.setup(app)
     app.connect("config-inited", follow_repository)
+    app.connect("config-inited", number_by_file_name)
     app.connect("source-read", modules.show_modules)
     app.connect("builder-inited", keep_own_members, priority=600)  # after autoapi has read them
     app.connect("autodoc-process-docstring", read_as_plain_text, priority=400)  # before napoleon
