@@ -11,7 +11,8 @@
     :::
     ::::
 
-A page works without scripts: an answer is a <details>. `countAnswers` in custom.js counts.
+A page works without scripts: an answer is a <details>. `countAnswers` in custom.js counts. On paper
+all reasons are shown.
 """
 
 import re
@@ -88,6 +89,9 @@ def visit_question(self, node):
     self.body.append(f'<fieldset class="question" id="{node["ids"][0]}">\n')
 
 
+INTRO = """<div class="quiz">
+<p>Choose an answer: it unfolds the reason why it is right or wrong.</p>
+"""
 COUNT = """<p class="quiz-count pst-js-only"><button type="button">Start again</button>
 <span role="status"></span></p></div>
 """
@@ -137,7 +141,7 @@ class Question(SphinxDirective):
 
 
 def setup(app):
-    app.add_node(quiz_node, html=(opened('<div class="quiz">\n'), opened(COUNT)))
+    app.add_node(quiz_node, html=(opened(INTRO), opened(COUNT)))
     app.add_node(question_node, html=(visit_question, opened("</fieldset>\n")))
     app.add_node(asked_node, html=(opened("<legend>"), opened("</legend>\n")))
     app.add_node(answer_node, html=(visit_answer, opened("</details>\n")))
