@@ -13,7 +13,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-QUIZZES = {page.stem: quizzes.read(page) for page in sorted(ROOT.glob("book/[01][0-9]-*.md"))}
+PAGES = {page.stem: quizzes.read(page) for page in sorted(ROOT.glob("book/*.md"))}
+QUIZZES = {page: quiz for page, quiz in PAGES.items() if quiz}
 QUESTIONS = {name: asked for quiz in QUIZZES.values() for name, asked in quiz.items()}
 NUMBER = re.compile(r"(−?\d+(?:\.(\d+))?|∞)(?: %)?")
 """Plain text and no formula: the name of a button, which screen readers say."""
@@ -51,6 +52,10 @@ def test_five_questions_with_a_reason_for_each_answer(page):
             assert not re.search(r"\]\(|\{\w+\}`", answer.text), "a link in a button"
             assert re.search(r"\w|∞", re.sub(r"\$.*?\$", "", answer.text)), "no name to say"
     assert sum(name in TRUTHS for name in quiz) >= 3, "three of five have a number to compute"
+
+
+def test_every_chapter_with_a_sheet_has_a_quiz():
+    assert {sheet.stem for sheet in ROOT.glob("notebooks/exercises/*.py")} <= set(QUIZZES)
 
 
 def test_names_are_addresses_and_each_is_used_once():
