@@ -186,7 +186,7 @@ def stiff_decay():
     def end(n):
         return solve(lambda x, t: -50 * x, column(1.0), grid(n), euler).last.abs().item()
 
-    return max(n for n in range(1, 60) if end(n) >= 1 - 1e-9)
+    return min(n for n in range(1, 60) if end(n) <= 1 + 1e-9)
 
 
 @truth
