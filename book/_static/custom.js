@@ -1,5 +1,5 @@
-// What the pages do beyond the theme: mark what scrolls sideways, wake living figures, open
-// pictures large, stop the film, and print in light colours.
+// What the pages do beyond the theme: mark what scrolls sideways, count answers, wake living figures,
+// open pictures large, stop the film, and print in light colours.
 
 const SCROLLERS =
   ".bd-article .formula, .bd-article pre, .bd-article .pst-scrollable-table-container";
@@ -96,7 +96,28 @@ function wakeLivingFigures() {
   document.querySelectorAll("figure.live").forEach((figure) => near.observe(figure));
 }
 
+/** Say of each quiz how many questions were answered right at the first try. */
+function countAnswers() {
+  for (const quiz of document.querySelectorAll(".quiz")) {
+    const first = new Map(); // question: whether the answer that was opened first is right
+    const [button, said] = quiz.querySelectorAll(".quiz-count > *");
+    quiz.addEventListener("toggle", ({ target }) => {
+      const question = target.closest(".question");
+      if (!target.open || first.has(question)) return;
+      first.set(question, target.matches(".right"));
+      const right = [...first.values()].filter(Boolean).length;
+      said.textContent = `${right} of ${first.size} right at the first try.`;
+    }, true); // "toggle" does not bubble
+    button.addEventListener("click", () => {
+      quiz.querySelectorAll("details").forEach((answer) => (answer.open = false));
+      first.clear();
+      said.textContent = "";
+    });
+  }
+}
+
 watchScrollers();
+countAnswers();
 wakeLivingFigures();
 openPicturesLarge();
 letFilmsPause();

@@ -7,6 +7,7 @@ import labs
 import links
 import live
 import modules
+import quizzes
 import repository
 import theme
 from docutils import nodes
@@ -99,6 +100,7 @@ def setup(app):
     labs.setup(app)
     links.setup(app)
     live.setup(app)
+    quizzes.setup(app)
     theme.setup(app)
     app.connect("config-inited", follow_repository)
     app.connect("config-inited", number_by_file_name)
