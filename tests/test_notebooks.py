@@ -35,7 +35,7 @@ if "google.colab" in sys.modules:
     # this lab's own version where it is released, else the newest there is
     home, v = "{repository.HOST}{repository.stored_slug()}", "{repository.version()}"
     wheel = f"{{home}}/releases/download/v{{v}}/fmtutorial-{{v}}-py3-none-any.whl"
-    !pip install -q {{wheel}} 2> /dev/null || pip install -q git+{{home}}"""
+    %pip install -q {{wheel}} 2> /dev/null || pip install -q git+{{home}}"""
 
 # A directive, a role or a label: Colab shows them as they stand.
 MYST = re.compile(r"^\s*(`{3,}|:{3,})\{|\{[\w:.+-]+\}`|^\([\w:.-]+\)=\s*$", re.MULTILINE)
@@ -99,17 +99,20 @@ def test_first_cell_installs_on_colab(lab):
 @pytest.mark.parametrize("released", [True, False])
 def test_first_cell_takes_the_release_and_else_the_repository(tmp_path, monkeypatch, released):
     """Run as on Colab, with a pip that notes what it is asked for and may not find a release."""
-    pip, said = tmp_path / "pip", tmp_path / "said"
+    said = tmp_path / "said"
     found = "true" if released else 'case "$*" in *.whl) exit 1;; esac'
-    pip.write_text(f'#!/bin/sh\necho "$*" >> "{said}"\n{found}\n')
-    pip.chmod(0o755)
+    for name in ("pip", "python"):
+        text = f'#!/bin/sh\necho "{name} $*" >> "{said}"\n{found}\n'
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setitem(sys.modules, "google.colab", sys)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     InteractiveShell().run_cell(code_cells(LABS[0])[0].source).raise_error()
     home, v = repository.HOST + repository.stored_slug(), repository.version()
     wheel = f"{home}/releases/download/v{v}/fmtutorial-{v}-py3-none-any.whl"
-    wanted = [f"install -q {wheel}", f"install -q git+{home}"]
+    wanted = [f"python -m pip install -q {wheel}", f"pip install -q git+{home}"]
     assert said.read_text().splitlines() == wanted[: 1 if released else 2]
 
 

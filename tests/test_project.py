@@ -33,7 +33,8 @@ def read(name):
 
 
 def needed():
-    return [*PYPROJECT["project"]["dependencies"], *GROUPS["book"], *GROUPS["test"]]
+    groups = [*GROUPS["book"], *GROUPS["test"], *GROUPS["release"]]
+    return [*PYPROJECT["project"]["dependencies"], *groups]
 
 
 def pins(python):

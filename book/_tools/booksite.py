@@ -9,6 +9,7 @@ import live
 import modules
 import repository
 import theme
+import versions
 from docutils import nodes
 
 
@@ -16,6 +17,8 @@ def follow_repository(app, config):
     """Make the edit, issue, Colab and Binder links follow the repository's one address."""
     slug = repository.slug()
     config.html_theme_options["repository_url"] = repository.HOST + slug
+    config.html_theme_options["repository_branch"] = repository.ref()
+    config.html_theme_options["extra_footer"] += versions.line(repository.version())
     config.html_baseurl = config.ogp_site_url = repository.site(slug)
 
 

@@ -22,7 +22,7 @@ if "google.colab" in sys.modules:
     # this lab's own version where it is released, else the newest there is
     home, v = "https://github.com/fmtutorial/fmtutorial", "0.1.0"
     wheel = f"{home}/releases/download/v{v}/fmtutorial-{v}-py3-none-any.whl"
-    # !pip install -q {wheel} 2> /dev/null || pip install -q git+{home}
+    # %pip install -q {wheel} 2> /dev/null || pip install -q git+{home}
 
 # %%
 import math
