@@ -30,7 +30,7 @@ LINK = re.compile(r"^\[[\w.]+\]: .*$", re.MULTILINE)
 
 def notes(version, text):
     """Return the changelog's section of a version without its heading, or None."""
-    heading = rf"^## \[?{re.escape(version)}\]?[^\n]*\n(.*?)(?=^## |\Z)"
+    heading = rf"^## \[?{re.escape(version)}\]?(?![\w.])[^\n]*\n(.*?)(?=^## |\Z)"
     found = re.search(heading, text, re.MULTILINE | re.DOTALL)
     return found and LINK.sub("", found.group(1)).strip()
 
