@@ -81,13 +81,13 @@ def test_building_the_site_needs_no_torch():
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [
-        ("README.md", r"github\.com/([\w-]+/[\w-]+)/actions"),
-        ("README.md", r"colab\.research\.google\.com/github/([\w-]+/[\w-]+)/"),
-        ("README.md", r"mybinder\.org/v2/gh/([\w-]+/[\w-]+)/"),
-        ("README.md", r"git clone https://github\.com/([\w-]+/[\w-]+)"),
-        ("CITATION.cff", r"repository-code: https://github\.com/([\w-]+/[\w-]+)"),
-        ("_config.yml", r"url: https://github\.com/([\w-]+/[\w-]+)"),
-        *((str(path.relative_to(ROOT)), r'home, v = \\?"https://github\.com/([\w-]+/[\w-]+)\\?"')
+        ("README.md", r"github\.com/([\w-]+/[\w.-]+)/actions"),
+        ("README.md", r"colab\.research\.google\.com/github/([\w-]+/[\w.-]+)/"),
+        ("README.md", r"mybinder\.org/v2/gh/([\w-]+/[\w.-]+)/"),
+        ("README.md", r"git clone https://github\.com/([\w-]+/[\w.-]+)"),
+        ("CITATION.cff", r"repository-code: https://github\.com/([\w-]+/[\w.-]+)"),
+        ("_config.yml", r"url: https://github\.com/([\w-]+/[\w.-]+)"),
+        *((str(path.relative_to(ROOT)), r'home, v = \\?"https://github\.com/([\w-]+/[\w.-]+)\\?"')
           for path in sorted((ROOT / "notebooks").rglob("*.*"))
           if path.suffix in (".py", ".ipynb")),
     ],
