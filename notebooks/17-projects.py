@@ -97,7 +97,7 @@ plotting.show(
     figure,
     "board",
     "Left: points in the eight dark squares of a checkerboard of sixteen. Right: what "
-    "four steps make: squares whose points spill into the empty ones between.",
+    "four steps make, a cloud in which the squares can hardly be told.",
 )
 
 # %% [markdown]
@@ -219,7 +219,7 @@ plotting.show(
     figure,
     "crowd",
     "Left: five snapshots of clumps on a circle. Right: the four snapshots between, "
-    "and the last guess of straight lines, which lies inside the circle.",
+    "and the last guess of straight lines: inside the circle, some at its centre.",
 )
 
 # %% [markdown]
@@ -255,7 +255,7 @@ for name, limit in LIMITS.items():
     print(f"{name}: start {start:.2f}, criterion {limit}, answer {answer:.2f}")
     record(f"limit_{name}", f"{limit}")
     record(f"start_{name}", f"{start:.2f}")
-    record(f"answer_{name}", f"{answer:.2f} ± {spread:.2f}")
+    record(f"answer_{name}", f"{answer:.3f} ± {spread:.3f}")
     assert abs(starts[name] - start) < 0.2 * start, name
     assert answer < limit < 0.8 * start, name
 for name in ("coupling", "snapshots"):
