@@ -9,7 +9,7 @@ TOOLS := book/_tools
 # Labs and tests run two at a time, each on one core.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test notebooks colab device lint repository clean
+.PHONY: help book test notebooks colab device lint package repository clean
 
 help:
 	@echo "make book                  build the site in _build/html"
@@ -18,7 +18,8 @@ help:
 	@echo "make colab [LAB=name]      run labs as Colab would: only the package, in an empty folder"
 	@echo "make device                run all labs whole on a pretended device that is not the CPU"
 	@echo "make lint                  check style and format"
-	@echo "make repository            copy the repository's address to the files that name it"
+	@echo "make package [TAG=v0.1.0]  build wheel and sdist in dist/, check and try them, for a release"
+	@echo "make repository            copy the repository's address and the version to the files that name them"
 	@echo "make clean                 delete _build; .venv and vendor stay"
 
 book: .venv/book-ready vendor/npm-ready
@@ -46,6 +47,9 @@ lint: .venv/test-ready
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check || { echo 'Run: $(BIN)/ruff format'; exit 1; }
 
+package: .venv/release-ready
+	@$(BIN)/python $(TOOLS)/package.py $(TAG)
+
 repository: .venv/book-ready
 	@$(BIN)/python $(TOOLS)/repository.py
 
@@ -66,6 +70,10 @@ clean:
 .venv/test-ready: .venv/book-ready
 	@echo "== Adding PyTorch, the package and the test tools to .venv (several minutes, some GB)"
 	@$(PIP) --editable . --group test
+	@touch $@
+
+.venv/release-ready: .venv/book-ready
+	@$(PIP) --quiet --group release
 	@touch $@
 
 vendor/npm-ready: book/_tools/npm.py

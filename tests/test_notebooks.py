@@ -1,13 +1,17 @@
 """The labs' form: pairs in step, outputs stored, readable on Colab and on the site."""
 
 import ast
+import os
 import re
+import sys
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+import repository
 from contents import pages
+from IPython.core.interactiveshell import InteractiveShell
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -22,13 +26,16 @@ def named(suffix):
 LABS = named(".py")
 """Labs, sheets of exercises and their solutions: "05-solvers", "exercises/05-solvers", …"""
 
-FIRST_CELL = """\
+FIRST_CELL = f"""\
 # On Colab this cell installs the book's package; elsewhere it does nothing.
 import sys
 
 if "google.colab" in sys.modules:
     print("Installing the book's package")
-    %pip install -q git+https://github.com/"""
+    # this lab's own version where it is released, else the newest there is
+    home, v = "{repository.HOST}{repository.stored_slug()}", "{repository.version()}"
+    wheel = f"{{home}}/releases/download/v{{v}}/fmtutorial-{{v}}-py3-none-any.whl"
+    %pip install -q {{wheel}} 2> /dev/null || pip install -q git+{{home}}"""
 
 # A directive, a role or a label: Colab shows them as they stand.
 MYST = re.compile(r"^\s*(`{3,}|:{3,})\{|\{[\w:.+-]+\}`|^\([\w:.-]+\)=\s*$", re.MULTILINE)
@@ -83,7 +90,30 @@ def test_outputs_are_stored_without_errors(lab):
 @pytest.mark.parametrize("lab", LABS)
 def test_first_cell_installs_on_colab(lab):
     first = code_cells(lab)[0].source
-    assert first.startswith(FIRST_CELL), "start with the install cell; copy it from another lab"
+    assert first == FIRST_CELL, (
+        "start with the install cell: copy it from another lab, or run `make repository` if only "
+        "the address or the version differs"
+    )
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_first_cell_takes_the_release_and_else_the_repository(tmp_path, monkeypatch, released):
+    """Run as on Colab, with a pip that notes what it is asked for and may not find a release."""
+    said = tmp_path / "said"
+    found = "true" if released else 'case "$*" in *.whl) exit 1;; esac'
+    for name in ("pip", "python"):
+        text = f'#!/bin/sh\necho "{name} $*" >> "{said}"\n{found}\n'
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    InteractiveShell().run_cell(code_cells(LABS[0])[0].source).raise_error()
+    home, v = repository.HOST + repository.stored_slug(), repository.version()
+    wheel = f"{home}/releases/download/v{v}/fmtutorial-{v}-py3-none-any.whl"
+    wanted = [f"python -m pip install -q {wheel}", f"pip install -q git+{home}"]
+    assert said.read_text().splitlines() == wanted[: 1 if released else 2]
 
 
 @pytest.mark.parametrize("lab", LABS)

@@ -19,6 +19,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+import fmtutorial
+
 ROOT = Path(__file__).resolve().parents[1]
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -31,7 +33,8 @@ def read(name):
 
 
 def needed():
-    return [*PYPROJECT["project"]["dependencies"], *GROUPS["book"], *GROUPS["test"]]
+    groups = [*GROUPS["book"], *GROUPS["test"], *GROUPS["release"]]
+    return [*PYPROJECT["project"]["dependencies"], *groups]
 
 
 def pins(python):
@@ -78,13 +81,13 @@ def test_building_the_site_needs_no_torch():
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [
-        ("README.md", r"github\.com/([\w-]+/[\w-]+)/actions"),
-        ("README.md", r"colab\.research\.google\.com/github/([\w-]+/[\w-]+)/"),
-        ("README.md", r"mybinder\.org/v2/gh/([\w-]+/[\w-]+)/"),
-        ("README.md", r"git clone https://github\.com/([\w-]+/[\w-]+)"),
-        ("CITATION.cff", r"repository-code: https://github\.com/([\w-]+/[\w-]+)"),
-        ("_config.yml", r"url: https://github\.com/([\w-]+/[\w-]+)"),
-        *((str(path.relative_to(ROOT)), r"git\+https://github\.com/([\w-]+/[\w-]+)\W")
+        ("README.md", r"github\.com/([\w-]+/[\w.-]+)/actions"),
+        ("README.md", r"colab\.research\.google\.com/github/([\w-]+/[\w.-]+)/"),
+        ("README.md", r"mybinder\.org/v2/gh/([\w-]+/[\w.-]+)/"),
+        ("README.md", r"git clone https://github\.com/([\w-]+/[\w.-]+)"),
+        ("CITATION.cff", r"repository-code: https://github\.com/([\w-]+/[\w.-]+)"),
+        ("_config.yml", r"url: https://github\.com/([\w-]+/[\w.-]+)"),
+        *((str(path.relative_to(ROOT)), r'home, v = \\?"https://github\.com/([\w-]+/[\w.-]+)\\?"')
           for path in sorted((ROOT / "notebooks").rglob("*.*"))
           if path.suffix in (".py", ".ipynb")),
     ],
@@ -110,22 +113,44 @@ def test_fork_sets_the_repository_by_an_environment_variable(monkeypatch):
     assert repository.slug(ROOT) == repository.stored_slug(ROOT)
 
 
+def tracked():
+    """List every file of the repository, as git has it."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no clone of the repository")
+    names = [name for name in listed.stdout.split("\0") if name]
+    return [name for name in names if (ROOT / name).is_file()]
+
+
 def test_renaming_leaves_no_old_address(tmp_path):
-    old = repository.stored_slug(ROOT)
-    for path in repository.files(ROOT):
-        copy = tmp_path / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    repository.rename(old, "someone/flow-fork", tmp_path)
-    assert repository.stored_slug(tmp_path) == "someone/flow-fork"
-    for path in repository.files(tmp_path):
-        text = path.read_text(encoding="utf-8")
-        assert old not in text and repository.site(old) not in text, path
+    """In no file, whatever its kind; and the new version is in every lab."""
+    old, new = repository.stored_slug(ROOT), "someone/flow-fork"
+    for name in tracked():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    package = tmp_path / "fmtutorial" / "__init__.py"
+    package.write_text(re.sub('version__ = ".*"', 'version__ = "7.8.9rc1"', package.read_text()))
+    changed = repository.rename(old, new, tmp_path)
+    assert not repository.rename(old, new, tmp_path), "a second time changes nothing"
+    assert repository.stored_slug(tmp_path) == new
+    marks = [old.encode(), repository.site(old).removeprefix("https://").rstrip("/").encode()]
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert not any(mark in data for mark in marks), path
+    labs = [path for path in changed if path.parts[-2] in ("notebooks", "exercises", "solutions")]
+    assert len(labs) == sum(name.startswith("notebooks/") for name in tracked()) - 1  # ruff.toml
+    for path in labs:
+        assert "7.8.9rc1" in path.read_text(encoding="utf-8"), path
+        assert f"{repository.HOST}{new}" in path.read_text(encoding="utf-8"), path
+    assert "version: 7.8.9rc1\n" in (tmp_path / "CITATION.cff").read_text()
 
 
 def test_versions_agree():
-    version = re.search(r'__version__ = "(.+)"', read("fmtutorial/__init__.py")).group(1)
-    assert yaml.safe_load(read("CITATION.cff"))["version"] == version
+    assert fmtutorial.__version__ == repository.version(ROOT)
+    assert yaml.safe_load(read("CITATION.cff"))["version"] == fmtutorial.__version__
 
 
 def test_the_module_map_is_made_from_the_modules():

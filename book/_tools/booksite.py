@@ -10,6 +10,7 @@ import modules
 import quizzes
 import repository
 import theme
+import versions
 from docutils import nodes
 from sphinx_external_toc.collectors import TocTreeCollectorWithStyles as Collector
 
@@ -18,6 +19,8 @@ def follow_repository(app, config):
     """Make the edit, issue, Colab and Binder links follow the repository's one address."""
     slug = repository.slug()
     config.html_theme_options["repository_url"] = repository.HOST + slug
+    config.html_theme_options["repository_branch"] = repository.ref()
+    config.html_theme_options["extra_footer"] += versions.line(repository.version())
     config.html_baseurl = config.ogp_site_url = repository.site(slug)
 
 

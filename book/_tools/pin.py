@@ -2,7 +2,7 @@
 
     .venv/bin/python book/_tools/pin.py python3.10 python3.11 python3.13
 
-Give the oldest supported Python first. Each one resolves the package and both groups afresh; a
+Give the oldest supported Python first. Each one resolves the package and its groups afresh; a
 version that not every Python can use gets an environment marker.
 """
 
@@ -39,7 +39,7 @@ def resolve(interpreter):
         report = folder / "report.json"
         command = [python, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed"]
         command += ["--report", report, "-c", chosen, ".", "pip"]
-        command += ["--group", "book", "--group", "test"]
+        command += ["--group", "book", "--group", "test", "--group", "release"]
         subprocess.run(command, cwd=ROOT, check=True)
         found = {
             item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"]
