@@ -90,7 +90,8 @@ def test_a_run_has_its_folder_alone_and_keeps_its_steps(start, tmp_path, capsys)
         time.sleep(0.01)
         run.send_signal(signal.SIGINT)
     printed, errors = run.communicate(timeout=LONG)
-    assert (run.returncode, printed) == (128 + signal.SIGTERM, "")
+    assert run.returncode == 128 + signal.SIGTERM
+    assert printed.startswith("1000 images of 28×28 pixels") and printed.count("\n") == 1
     last = errors.splitlines()[-1]
     found = re.fullmatch(
         "stopped by SIGTERM after step (\\d+) of 100000; go on with: "
@@ -265,12 +266,12 @@ def test_more_memory_than_is_free_is_an_error(monkeypatch):
     """And what is free is: half of it, which is not touched."""
     limits = module.resource.getrlimit(module.resource.RLIMIT_DATA)
     with within_memory():
-        free = module._free_memory()
+        free = module.free_memory()
         torch.empty(free // 2, dtype=torch.uint8)
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             torch.empty(2 * free, dtype=torch.uint8)
     assert module.resource.getrlimit(module.resource.RLIMIT_DATA) == limits
-    monkeypatch.setattr(module, "_free_memory", lambda: None)
+    monkeypatch.setattr(module, "free_memory", lambda: None)
     with within_memory():
         assert module.resource.getrlimit(module.resource.RLIMIT_DATA) == limits
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
