@@ -127,18 +127,33 @@ def test_patches_see_each_other(generator):
 @pytest.mark.parametrize(
     "options",
     [
-        {"image_shape": (1, 28, 30)},
-        {"image_shape": (1, 30, 28)},
-        {"patch": 3},
+        {"patch": 29},
         {"patch": 56},
         {"width": 130},
         {"heads": 3},
     ],
     ids=str,
 )
-def test_what_does_not_divide_is_refused(options):
-    with pytest.raises(ValueError, match=r"must be divisible by patch=\d+, and width=\d+ by heads"):
+def test_what_cannot_be_is_refused(options):
+    with pytest.raises(ValueError, match=r"patch=\d+ must .* width=\d+ divisible by heads="):
         DiT(**options)
+
+
+@pytest.mark.parametrize("shape, patch", [((1, 7, 8), 4), ((3, 8, 5), 3), ((2, 5, 5), 5)], ids=str)
+def test_sides_that_the_patch_does_not_divide_are_padded_and_cut(shape, patch, generator):
+    """As if somebody had repeated the last row and column, and cut the answer."""
+    options = {"patch": patch, "width": 8, "depth": 1, "heads": 2, "labels": 2}
+    network = awake(DiT(shape, **options))
+    whole = [-(-side // patch) * patch for side in shape[1:]]
+    large = DiT((shape[0], *whole), **options).double()
+    large.load_state_dict(network.state_dict())
+    x, t = image_batch(shape, generator)
+    rows, columns = (
+        torch.arange(n).clamp(max=side - 1) for n, side in zip(whole, shape[1:], strict=True)
+    )
+    v, expected = network(x, t), large(x[:, :, rows][..., columns], t)
+    assert v.shape == x.shape and network(x[:0], t[:0]).shape == (0, *shape)
+    torch.testing.assert_close(v, expected[..., : shape[1], : shape[2]], rtol=1e-10, atol=1e-10)
 
 
 def test_an_empty_batch_has_an_empty_answer():

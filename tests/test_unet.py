@@ -170,14 +170,80 @@ def test_fine_pixels_pass_beside_the_coarse_level(generator):
     assert (network(x, t) - with_skip).abs().min() > 1e-6
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 30), (1, 30, 28), (3, 2, 2)], ids=str)
-def test_sides_that_cannot_be_halved_twice_are_refused(shape):
-    with pytest.raises(ValueError, match=r"of \(.*\) must be divisible by 4: pad"):
-        UNet(shape)
-
-
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 """In double precision: an angle of 400 is known to 1e-13."""
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+@pytest.mark.parametrize("shape", [(1, 28, 30), (3, 9, 17), (2, 16, 11), (1, 5, 16)], ids=str)
+def test_sides_that_cannot_be_halved_are_padded_and_cut(shape, levels, generator):
+    """As if somebody had repeated the last row and column, and cut the answer."""
+    options = {"width": 4, "labels": 2, "levels": levels}
+    network = awake(UNet(shape, **options))
+    whole = [-(-side // 2**levels) * 2**levels for side in shape[1:]]
+    large = UNet((shape[0], *whole), **options).double()
+    large.load_state_dict(network.state_dict())
+    x, t = image_batch(shape, generator)
+    rows, columns = (
+        torch.arange(n).clamp(max=side - 1) for n, side in zip(whole, shape[1:], strict=True)
+    )
+    label = torch.tensor([0, 1, 2])
+    v, expected = network(x, t, label), large(x[:, :, rows][..., columns], t, label)
+    assert v.shape == x.shape
+    torch.testing.assert_close(v, expected[..., : shape[1], : shape[2]], **EXACT)
+
+
+def test_sides_that_can_be_halved_are_left_alone(generator, monkeypatch):
+    x, t = image_batch((1, 8, 16), generator)
+    network = awake(UNet((1, 8, 16), width=4, levels=3))
+    before = network(x, t)
+    monkeypatch.setattr("torch.nn.functional.pad", None)
+    assert torch.equal(network(x, t), before)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_levels_halve_the_sides(levels, generator):
+    """The last one has the attention; channels are width, twice, and four times."""
+    x, t = image_batch((2, 32, 16), generator)
+    network, seen = awake(UNet((2, 32, 16), width=4, labels=3, levels=levels)), []
+    for part in (network.fine_down, *(rung.before for rung in network.rungs), network.attention):
+        part.register_forward_pre_hook(lambda m, i: seen.append(tuple(i[0].shape[1:])))
+    v = network(x, t, torch.tensor([0, 1, 3]))
+    assert v.shape == x.shape
+    widths = [4, 8, 16, 16][:levels]
+    assert seen == [(w, 32 >> k, 16 >> k) for k, w in enumerate(widths, 1)]
+    v.square().mean().backward()
+    for name, p in network.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 1e-9, name
+    none = network(x[:0], t[:0], torch.zeros(0, dtype=torch.int64))
+    assert none.shape == (0, 2, 32, 16)
+    odd = UNet((2, 31, 15), width=4, levels=levels)
+    assert odd(torch.zeros(0, 2, 31, 15), torch.zeros(0)).shape == (0, 2, 31, 15)
+
+
+def test_fine_pixels_pass_beside_every_deeper_level(generator):
+    """With the skip of a level between put to zero, its answer changes."""
+    x, t = image_batch((1, 16, 16), generator, 1)
+    network = awake(UNet((1, 16, 16), width=4, levels=3))
+    v = network(x, t)
+    network.rungs[0].after.register_forward_pre_hook(
+        lambda m, i: (torch.cat([i[0][:, :8], 0 * i[0][:, 8:]], dim=1), i[1])
+    )
+    assert (network(x, t) - v).abs().max() > 1e-6
+
+
+def test_two_levels_have_the_weights_that_they_had():
+    """So that files of weights fit; a third has others beside them."""
+    two, three = (UNet(width=4, levels=n).state_dict() for n in (2, 3))
+    assert not any(name.startswith("rungs") for name in two)
+    assert set(three) - set(two) == {name for name in three if name.startswith("rungs.0.")}
+    assert set(two) < set(three)
+
+
+@pytest.mark.parametrize("levels", [1, 6, 40])
+def test_levels_without_pixels_are_refused(levels):
+    with pytest.raises(ValueError, match=f"levels is {levels}; "):
+        UNet(levels=levels)
 
 
 def test_waves_of_a_pixel_enter_beside_it(generator):

@@ -1,7 +1,4 @@
-"""Digits: MNIST, a small part of it that needs no download, and pixels as real numbers.
-
-Chapter 8.
-"""
+"""Sets of images, MNIST and a small part of it, and pixels as real numbers. Chapter 8."""
 
 import hashlib
 import os
@@ -29,11 +26,19 @@ CHECKSUMS = {
 """MD5 of the unpacked files of MNIST."""
 
 
-class Digits(NamedTuple):
-    """Images of shape (N, 28, 28), integers 0 … 255, and their labels 0 … 9 of shape (N,)."""
+class ImageSet(NamedTuple):
+    """Images as unsigned bytes, and the classes of all, whole numbers of shape (N,) from 0.
+
+    Grey images have shape (N, height, width), without a channel; others (N, channels, height,
+    width), with two channels or more. Where there are no classes, all labels are 0.
+    """
 
     images: Tensor
     labels: Tensor
+
+
+Digits = ImageSet
+"""The same for MNIST: shape (N, 28, 28), and labels 0 … 9."""
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
@@ -67,25 +72,29 @@ def check_labels(labels: Tensor, most: int, n: int | None = None) -> None:
         raise ValueError(f"labels run from {found}; they are 0 to {most}")
 
 
-def check_digits(digits: Digits) -> None:
-    """Raise unless there are images (N, height, width), N ≥ 1, and as many labels.
+def check_digits(digits: ImageSet) -> None:
+    """Raise unless there are images of a shape of ``ImageSet``, N ≥ 1, and as many labels.
 
     The labels themselves are not looked at: on a GPU that would make every batch wait.
 
     Raises:
-        TypeError: they are no ``Digits``, or of another type.
+        TypeError: they are no ``ImageSet``, or of another type.
         ValueError: they have other shapes.
     """
-    if not isinstance(digits, Digits):
-        raise TypeError(f"digits are {digits!r:.60}; pass Digits(images, labels)")
+    if not isinstance(digits, ImageSet):
+        raise TypeError(f"digits are {digits!r:.60}; pass Digits(images, labels), or an ImageSet")
     check_images(digits.images)
     if _other(digits.labels, torch.int64):
         raise TypeError(f"labels {_kind(digits.labels)}; pass torch.int64, such as labels.long()")
-    if digits.images.ndim != 3 or digits.labels.shape != digits.images.shape[:1]:
-        shapes = f"{tuple(digits.images.shape)} and {tuple(digits.labels.shape)}"
-        raise ValueError(f"images and labels have shapes {shapes}; pass (N, height, width), (N,)")
-    if len(digits.images) == 0:
-        raise ValueError("there are no digits: pass at least one")
+    shape = digits.images.shape
+    if len(shape) not in (3, 4) or digits.labels.shape != shape[:1]:
+        shapes = f"{tuple(shape)} and {tuple(digits.labels.shape)}"
+        wanted = "(N, height, width) or (N, channels, height, width), and (N,)"
+        raise ValueError(f"images and labels have shapes {shapes}; pass {wanted}")
+    if len(shape) == 4 and shape[1] == 1:
+        raise ValueError(f"images have shape {tuple(shape)}; grey ones go without a channel")
+    if digits.images.numel() == 0:
+        raise ValueError("there are no digits: pass at least one, of at least one pixel")
 
 
 def _other(value: Tensor, dtype: torch.dtype) -> bool:
@@ -111,7 +120,7 @@ def small_digits(split: str = "train") -> Digits:
     Raises:
         ValueError: an unknown split.
     """
-    _check_split(split)
+    check_split(split)
     file = resources.files("fmtutorial") / "data" / "digits.npz"
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
@@ -135,8 +144,8 @@ def mnist(split: str = "train", root: str | Path | None = None) -> Digits:
 
     Source: LeCun, Bottou, Bengio and Haffner 1998.
     """
-    _check_split(split)
-    root = as_path(root or os.environ.get(ROOT_VARIABLE) or Path.home() / ".cache" / "fmtutorial")
+    check_split(split)
+    root = data_folder() if root is None else as_path(root)
     raw = root / "MNIST" / "raw"
     if not all((raw / name).exists() for name in CHECKSUMS):
         _download(root)
@@ -145,6 +154,11 @@ def mnist(split: str = "train", root: str | Path | None = None) -> Digits:
 
     dataset = datasets.MNIST(root, train=split == "train")
     return Digits(dataset.data, dataset.targets)
+
+
+def data_folder() -> Path:
+    """Return the folder of downloaded data: FMTUTORIAL_DATA's, else ~/.cache/fmtutorial."""
+    return Path(os.environ.get(ROOT_VARIABLE) or Path.home() / ".cache" / "fmtutorial")
 
 
 DATA = {"full": mnist, "small": small_digits}
@@ -191,11 +205,13 @@ def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
     put infinite density on 256 values. ``to_pixels`` undoes it exactly.
 
     Args:
-        images: integers, shape (B, 28, 28) or any other with a batch dimension.
+        images: integers, shape (B, height, width) or (B, channels, height, width), or any other
+            with a batch dimension.
         generator: of u, on the device of the images.
 
     Returns:
-        Shape (B, 1, 28, 28), float32; a channel is added.
+        Shape (B, channels, height, width), float32; a channel is added to what has not four
+        dimensions.
 
     Source: Theis, van den Oord and Bethge 2016, Sec. 3.1. Chapter 8.
     """
@@ -203,30 +219,37 @@ def dequantise(images: Tensor, generator: Generator | None = None) -> Tensor:
     generator_device(generator)
     # 16 bits of u beside 8 of the pixel fit a float32: nothing is rounded on the way
     u = torch.randint(2**16, images.shape, generator=generator, device=images.device) / 2**16
-    return ((images + u) / 128 - 1).unsqueeze(1)
+    x = (images + u) / 128 - 1
+    return x if x.ndim == 4 else x.unsqueeze(1)
 
 
 def to_pixels(x: Tensor) -> Tensor:
     """Turn real numbers into pixels 0 … 255, clamping what lies outside [−1, 1).
 
     Args:
-        x: images, shape (B, 1, height, width).
+        x: images, shape (B, channels, height, width).
 
     Returns:
-        Unsigned bytes, shape (B, height, width).
+        Unsigned bytes, shape (B, height, width) if there is one channel, else of the shape of x.
 
     Raises:
-        ValueError: x has another number of channels than 1, or a number is not finite.
+        ValueError: x has another number of dimensions, or a number is not finite.
     """
     check_state(x)
-    if x.ndim != 4 or x.shape[1] != 1:
-        raise ValueError(f"x has shape {tuple(x.shape)}; pass (B, 1, height, width)")
+    if x.ndim != 4 or x.shape[1] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; pass (B, channels, height, width)")
     if not bool(x.isfinite().all()):
-        raise ValueError("x holds NaN or infinity, which is no grey level: look at the sampler")
+        raise ValueError("x holds NaN or infinity, which is no pixel: look at the sampler")
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 has 8 bits, which 1 + x needs
-    return ((x.squeeze(1) + 1) * 128).floor().clamp(0, 255).byte()
+    x = x.squeeze(1) if x.shape[1] == 1 else x
+    return ((x + 1) * 128).floor().clamp(0, 255).byte()
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
+    """Raise unless a split is "train" or "test".
+
+    Raises:
+        ValueError: it is something else.
+    """
     if split not in ("train", "test"):
         raise ValueError(f'unknown split "{split}"; choose from train, test')

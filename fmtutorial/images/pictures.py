@@ -1,10 +1,12 @@
-"""Pixels as pictures and films: side by side, in a file, in a notebook. Chapter 8."""
+"""Pixels as pictures and films, side by side, in a notebook; pictures as pixels. Chapter 8."""
 
 import io
 import math
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
 
 from fmtutorial.fields import check_count
 from fmtutorial.images.data import check_images
@@ -15,47 +17,51 @@ HOLD = 2000
 
 
 def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """Put images side by side, row by row, white on black.
+    """Put images side by side, row by row, on black.
 
     Args:
-        images: unsigned bytes, shape (N, height, width).
+        images: unsigned bytes, shape (N, height, width), or (N, 3, height, width) for colour.
         columns: images in a row.
         gap: pixels between them.
 
     Returns:
-        One image, unsigned bytes, shape (height', width').
+        One image, unsigned bytes, shape (height', width') or (3, height', width').
 
     Raises:
-        ValueError: there is no image, or no pixel in it.
+        ValueError: there is no image, no pixel in it, or another number of channels.
     """
     _check_pictures(images)
     check_count(columns, "columns")
     check_count(gap, "gap", 0)
-    n, height, width = images.shape
+    n, *channels, height, width = images.shape
     rows = math.ceil(n / columns)
-    sheet = images.new_full((rows * (height + gap) - gap, columns * (width + gap) - gap), 0)
+    sides = rows * (height + gap) - gap, columns * (width + gap) - gap
+    sheet = images.new_full((*channels, *sides), 0)
     for i, image in enumerate(images):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = image
+        sheet[..., top : top + height, left : left + width] = image
     return sheet
 
 
 def encode(frames: Tensor, pause: int = 60) -> tuple[str, bytes]:
     """Encode frames of pixels: one as a PNG, several as a GIF that runs for ever.
 
+    A film has 256 colours in each frame, the best for it; grey ones are kept as they are.
+
     Args:
-        frames: unsigned bytes, shape (T, height, width).
+        frames: unsigned bytes, shape (T, height, width), or (T, 3, height, width) for colour.
         pause: between the frames of a film, milliseconds; the last one stays for two seconds.
 
     Returns:
         The media type, "image/png" or "image/gif", and the bytes of the file.
 
     Raises:
-        ValueError: there is no frame, or no pixel in it.
+        ValueError: there is no frame, no pixel in it, or another number of channels.
     """
     _check_pictures(frames)
     check_count(pause, "pause", 0)
-    first, *others = (Image.fromarray(frame) for frame in frames.cpu().numpy())
+    last = frames if frames.ndim == 3 else frames.movedim(1, -1)  # the channels of Pillow
+    first, *others = (Image.fromarray(frame) for frame in last.contiguous().cpu().numpy())
     file = io.BytesIO()
     if others:
         pauses = [pause] * len(others) + [HOLD]
@@ -69,26 +75,86 @@ def show_pixels(frames: Tensor, name: str, alt: str, zoom: int = 2, pause: int =
     """Display frames of pixels in a notebook: one as a picture, several as a film.
 
     Args:
-        frames: unsigned bytes, shape (T, height, width).
+        frames: unsigned bytes, shape (T, height, width), or (T, 3, height, width) for colour.
         name: key under which the book's chapters cite the picture, unique within the lab.
         alt: what it shows, for those who do not see it.
         zoom: screen pixels for each pixel.
         pause: between the frames of a film, milliseconds.
 
     Raises:
-        ValueError: there is no frame, no pixel in it, or no alternative text.
+        ValueError: there is no frame, no pixel in it, another number of channels, or no
+            alternative text.
     """
     _check_pictures(frames)
     check_count(zoom, "zoom")
     check_caption(name, alt)
-    if len(frames) > 1:  # 32 levels of grey look the same and take less than half the bytes
+    if len(frames) > 1 and frames.ndim == 3:  # 32 greys look the same and take half the bytes
         frames = frames // 8 * 8 + frames // 32
-    large = frames.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
+    large = frames.repeat_interleave(zoom, dim=-2).repeat_interleave(zoom, dim=-1)
     kind, picture = encode(large, pause)
-    display_picture(kind, picture, min(600, large.shape[2]), name, alt)
+    display_picture(kind, picture, min(600, large.shape[-1]), name, alt)
+
+
+def plain(image: Image.Image, grey: bool) -> Image.Image:
+    """Return a picture in 8 bits, "L" or "RGB", upright, and on white where it is transparent.
+
+    Args:
+        image: of any mode.
+        grey: "L", else "RGB".
+
+    Raises:
+        ValueError: its pixels are no levels of 8 or 16 bits.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"image is a {type(image).__name__}; pass one of Pillow's")
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":
+        levels = np.array(image)
+        if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("its pixels have 32 bits: save it with 8 or 16")
+        image = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if grey else "RGB")
+
+
+def squared(images: Tensor, size: int) -> Tensor:
+    """Crop the centre of images to a square and resize it, with cubic weights and no aliasing.
+
+    Args:
+        images: unsigned bytes, shape (N, height, width) or (N, channels, height, width).
+        size: sides of the result, in pixels.
+
+    Returns:
+        Unsigned bytes, shape (N, size, size) or (N, channels, size, size).
+
+    Chapter 15.
+    """
+    check_images(images)
+    check_count(size, "size")
+    if images.ndim not in (3, 4) or images.numel() == 0:
+        wanted = "(N, height, width) or (N, channels, height, width)"
+        raise ValueError(f"images have shape {tuple(images.shape)}; pass {wanted}, N ≥ 1")
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    images = images[..., top : top + side, left : left + side]
+    if side == size:
+        return images
+    many = images if images.ndim == 4 else images[:, None]
+    made = F.interpolate(many.float(), (size, size), mode="bicubic", antialias=True)
+    return made.round().clamp(0, 255).byte().reshape(*images.shape[:-2], size, size)
 
 
 def _check_pictures(images: Tensor) -> None:
     check_images(images)
-    if images.ndim != 3 or images.numel() == 0:
-        raise ValueError(f"images have shape {tuple(images.shape)}; pass (N, height, width), N ≥ 1")
+    shape = tuple(images.shape)
+    if images.ndim not in (3, 4) or images.numel() == 0:
+        wanted = "(N, height, width), N ≥ 1, or (N, 3, height, width)"
+        raise ValueError(f"images have shape {shape}; pass {wanted}")
+    if images.ndim == 4 and shape[1] != 3:
+        raise ValueError(
+            f"images have shape {shape}; a picture has one channel or three: pass images[:, 0] "
+            "for a single one, or three of them, as images[:, [0, 1, 2]]"
+        )

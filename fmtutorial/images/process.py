@@ -130,7 +130,7 @@ def _lock(path: Path) -> int | None:
 @contextmanager
 def within_memory() -> Iterator[None]:
     """Make a demand for more memory than is free an error; Linux would kill the process."""
-    free = _free_memory()
+    free = free_memory()
     if resource is None or free is None:
         yield
         return
@@ -144,7 +144,7 @@ def within_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Return the bytes that this process may take, of the machine's and its control group's."""
     if not all(Path(f"/proc/{name}").exists() for name in ("meminfo", "self/cgroup")):
         return None

@@ -10,6 +10,7 @@ from fmtutorial.networks.embeddings import (
     TimeLabelEmbedding,
     check_event,
     check_event_shape,
+    padded,
     zero,
 )
 
@@ -18,10 +19,12 @@ class DiT(nn.Module):
     """A transformer on patches of pixels: (x, t, label=None) → velocity.
 
     Each patch is a token; time and label set scale, shift and gate of every layer ("adaLN-Zero").
+    Sides that the patch does not divide are padded inside (see ``padded``) and the velocity is cut
+    back to them.
 
     Args:
-        image_shape: (channels, height, width) of one sample; both divisible by the patch.
-        patch: side of a patch in pixels.
+        image_shape: (channels, height, width) of one sample.
+        patch: side of a patch in pixels; at most the longer side of the image.
         width: numbers in a token; a multiple of the heads.
         depth: number of layers.
         heads: of the attention.
@@ -45,12 +48,14 @@ class DiT(nn.Module):
         self.image_shape = check_event_shape(image_shape, "image_shape", length=3)
         for name, value in (("patch", patch), ("width", width), ("depth", depth), ("heads", heads)):
             check_count(value, name)
-        channels, rows, columns = image_shape[0], image_shape[1] // patch, image_shape[2] // patch
-        if (rows * patch, columns * patch) != tuple(image_shape[1:]) or width % heads:
+        channels, height, across = self.image_shape
+        rows, columns = (-(-side // patch) for side in (height, across))
+        if patch > max(height, across) or width % heads:
             raise ValueError(
-                f"height and width of {image_shape} must be divisible by patch={patch}, and "
-                f"width={width} by heads={heads}"
+                f"patch={patch} must be at most the longer side of {height}×{across}, and "
+                f"width={width} divisible by heads={heads}"
             )
+        self.labels = labels
         self.checkpointing = checkpointing
         self.embed = TimeLabelEmbedding(width, labels)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
@@ -77,7 +82,7 @@ class DiT(nn.Module):
         e = F.silu(self.embed(x, t, label))  # (B, width)
         check_event(x, self.image_shape)
         # (B, numbers of a patch, rows, columns); PyTorch's fold keeps the shape of an empty batch
-        patches = self.fold(x).reshape(len(x), *self.patches)
+        patches = self.fold(padded(x, self.fold.downscale_factor)).reshape(len(x), *self.patches)
         h = self.enter(patches.flatten(2).transpose(1, 2)) + self.position  # (B, tokens, width)
         for layer in self.layers:
             if self.checkpointing:
@@ -86,7 +91,8 @@ class DiT(nn.Module):
                 h = layer(h, e)
         scale, shift = self.modulate(e)[:, None].chunk(2, dim=-1)  # (B, 1, width) each
         h = self.leave(self.norm(h) * (1 + scale) + shift)  # (B, tokens, numbers of a patch)
-        return self.unfold(h.transpose(1, 2).reshape(patches.shape))
+        v = self.unfold(h.transpose(1, 2).reshape(patches.shape))
+        return v[..., : x.shape[2], : x.shape[3]]
 
 
 class Layer(nn.Module):

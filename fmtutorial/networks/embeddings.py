@@ -5,6 +5,7 @@ Chapter 8.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fmtutorial.fields import check_count, check_state, expand_time
 
@@ -60,6 +61,21 @@ def check_event(x: Tensor, event_shape: tuple[int, ...]) -> None:
         )
 
 
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """Return images with sides that a number divides: the last row and column are repeated.
+
+    What is repeated has the noise of its time and the grey of its neighbours, as every other
+    pixel has. A normalisation over the image would see zeros as a frame without noise, wider for
+    some sizes than for others.
+
+    Args:
+        x: images, shape (B, channels, height, width).
+        multiple: divides the sides of the result.
+    """
+    bottom, right = (-side % multiple for side in x.shape[2:])
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
 def check_labels(label: Tensor, n: int, classes: int) -> None:
     """Raise unless label is a batch of n integers from 0 to classes − 1.
 
@@ -75,8 +91,9 @@ def check_labels(label: Tensor, n: int, classes: int) -> None:
         raise ValueError(f"label has shape {tuple(label.shape)}; pass ({n},)")
     if label.dtype != torch.int64:
         raise TypeError(f"label has dtype {label.dtype}; convert it with label.long()")
-    # a look at the values would break a compiled network in two
-    if not torch.compiler.is_compiling() and bool(((label < 0) | (label >= classes)).any()):
+    # a look at the values would break a compiled network in two, and "meta" has none
+    unseen = torch.compiler.is_compiling() or label.is_meta
+    if not unseen and bool(((label < 0) | (label >= classes)).any()):
         raise ValueError(
             f"labels run from {label.min()} to {label.max()}; the network knows 0 to {classes - 1}"
         )

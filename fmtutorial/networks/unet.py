@@ -1,6 +1,7 @@
 """A U-Net for small images, built for speed: it folds pixels into channels first. Chapter 8."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +14,30 @@ from fmtutorial.networks.embeddings import (
     check_event,
     check_event_shape,
     check_types,
+    padded,
     zero,
 )
 
 
 class UNet(nn.Module):
-    """Two resolutions, residual blocks, one attention layer: (x, t, label=None) → velocity.
+    """Some resolutions, residual blocks, one attention layer: (x, t, label=None) → velocity.
 
     Patches of 2×2 pixels become four channels, so that the first level has a quarter of the
-    pixels; the second has a quarter of that. A multiple of x, which depends on t and the label,
-    goes beside it all: noise that has been normalised on its way is not taken out of x exactly.
-    1.05 million parameters for MNIST.
+    pixels; each further one has a quarter of those before it. Attention is at the last, where
+    pixels are fewest. Sides that 2^levels does not divide are padded inside (see ``padded``) and
+    the velocity is cut back to them: states keep their size. A multiple of x, which depends on t
+    and the label, goes beside it all: noise that has been normalised on its way is not taken out
+    of x exactly. 1.05 million parameters for MNIST.
 
     Args:
-        image_shape: (channels, height, width) of one sample; height and width divisible by 4.
-        width: channels of the first level; the second has twice as many.
+        image_shape: (channels, height, width) of one sample.
+        width: channels of the first level; the second has twice as many, all others four times.
         labels: number of classes; 0 for none. Label ``labels`` and None mean "no label".
         checkpointing: recompute each block in the backward pass, for less memory and more time.
         frequencies: whole numbers n from 1 to 16; sin(2ⁿπx) and cos(2ⁿπx) of each pixel enter
             beside x. With n = 7 a period is two grey levels, which a likelihood has to tell apart.
+        levels: number of resolutions, two or more; the last has 1/2^levels of the sides, rounded
+            up. Two are right for 28×28, three for 32×32 to 64×64, one more for twice the sides.
 
     Source: Ronneberger et al. 2015; Ho et al. 2020, App. B; Kingma et al. 2021, App. C, for the
     frequencies; Karras et al. 2022, Sec. 5, for x beside it. Chapter 8.
@@ -44,6 +50,7 @@ class UNet(nn.Module):
         labels: int = 0,
         checkpointing: bool = False,
         frequencies: tuple[int, ...] = (),
+        levels: int = 2,
     ) -> None:
         super().__init__()
         self.image_shape = check_event_shape(image_shape, "image_shape", length=3)
@@ -53,22 +60,27 @@ class UNet(nn.Module):
             raise ValueError(f"frequencies are {tuple(powers)}; pixels are no finer than 2^16")
         channels = image_shape[0]
         inputs = channels * (1 + 2 * len(powers))
-        if image_shape[1] % 4 or image_shape[2] % 4:
-            raise ValueError(
-                f"height and width of {image_shape} must be divisible by 4: pad the images"
-            )
+        check_count(levels, "levels", least=2)
+        height, across = self.image_shape[1:]
+        most = max(2, (max(height, across) - 1).bit_length())  # at the last a pixel is left
+        if levels > most:
+            raise ValueError(f"levels is {levels}; images of {height}×{across} have at most {most}")
+        self.labels, self.multiple = labels, 2**levels
+        sides = (-(-side // self.multiple) * self.multiple // 2 for side in (height, across))
+        at = [width * min(2**k, 4) for k in range(levels)]
         self.checkpointing = checkpointing
         self.embed = TimeLabelEmbedding(2 * width, labels)
         self.fold, self.unfold = nn.PixelUnshuffle(2), nn.PixelShuffle(2)
         rates = torch.tensor([float(2**n) for n in powers])
         self.register_buffer("rates", rates[:, None, None, None], persistent=False)
-        self.folded = (4 * inputs, image_shape[1] // 2, image_shape[2] // 2)
+        self.folded = (4 * inputs, *sides)
         self.enter = nn.Conv2d(4 * inputs, width, 3, padding=1)
         self.fine_down = ResidualBlock(width, width, 2 * width)
         self.down = Halve(width, 2 * width, 2, stride=2)
-        self.coarse_in = ResidualBlock(2 * width, 2 * width, 2 * width)
-        self.attention = Attention(2 * width)
-        self.coarse_out = ResidualBlock(2 * width, 2 * width, 2 * width)
+        self.rungs = nn.ModuleList(Rung(*pair, 2 * width) for pair in pairwise(at[1:]))
+        self.coarse_in = ResidualBlock(at[-1], at[-1], 2 * width)
+        self.attention = Attention(at[-1])
+        self.coarse_out = ResidualBlock(at[-1], at[-1], 2 * width)
         self.up = Double(2 * width, width, 2, stride=2)
         self.fine_up = ResidualBlock(2 * width, width, 2 * width)  # sees `up` and the skip
         self.leave = nn.Sequential(
@@ -94,20 +106,27 @@ class UNet(nn.Module):
         check_event(x, self.image_shape)
         check_types(self.enter.weight, x, t)
         e = F.silu(self.embed(x, t, label))  # (B, 2 · width)
-        h = self._with_waves(x)  # → (B, inputs, H, W)
+        # H and W from here on: the sides that 2^levels divides
+        h = self._with_waves(padded(x, self.multiple))  # → (B, inputs, H, W)
         # → (B, 4 · inputs, H/2, W/2); PyTorch does not fold an empty batch
         h = self.fold(h).reshape(len(x), *self.folded)
         h = self.enter(h)  # → (B, width, H/2, W/2)
         skip = self._run(self.fine_down, h, e)
         h = self.down(skip)  # → (B, 2 · width, H/4, W/4)
+        skips = []
+        for rung in self.rungs:  # each → half the sides
+            skips.append(self._run(rung.before, h, e))
+            h = rung.down(skips[-1])
         h = self._run(self.coarse_in, h, e)
         h = self.attention(h)
         h = self._run(self.coarse_out, h, e)
+        for rung in reversed(self.rungs):
+            h = self._run(rung.after, torch.cat([rung.up(h), skips.pop()], dim=1), e)
         h = self.up(h)  # → (B, width, H/2, W/2)
         h = torch.cat([h, skip], dim=1)  # → (B, 2 · width, H/2, W/2)
         h = self._run(self.fine_up, h, e)  # → (B, width, H/2, W/2)
         h = self.leave(h)  # → (B, 4 · channels, H/2, W/2)
-        v = self.unfold(h).reshape(x.shape)  # → (B, channels, H, W)
+        v = self.unfold(h)[..., : x.shape[2], : x.shape[3]]  # → (B, channels, height, width)
         # in the precision of x: the gradient, a sum over all pixels, is too large for half of it
         multiple = (e.to(x) * self.beside.weight).sum(dim=1) + self.beside.bias  # (B,)
         return v + expand_time(multiple.to(x), x) * x
@@ -123,6 +142,17 @@ class UNet(nn.Module):
         if self.checkpointing:
             return checkpoint(block, h, e, use_reentrant=False)
         return block(h, e)
+
+
+class Rung(nn.Module):
+    """A level between the first and the last: a block on the way down, and one on the way up."""
+
+    def __init__(self, channels: int, below: int, embedding: int) -> None:
+        super().__init__()
+        self.before = ResidualBlock(channels, channels, embedding)
+        self.down = Halve(channels, below, 2, stride=2)
+        self.up = Double(below, channels, 2, stride=2)
+        self.after = ResidualBlock(2 * channels, channels, embedding)  # sees `up` and the skip
 
 
 class ResidualBlock(nn.Module):

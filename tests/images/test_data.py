@@ -116,8 +116,8 @@ def test_wrong_images_are_refused():
             dequantise(wrong)
     with pytest.raises(TypeError, match="dtype torch.uint8; states are real numbers"):
         to_pixels(ALL[:, None])
-    for shape in ((3, 28, 28), (3, 3, 28, 28), (3, 0, 2, 2)):
-        with pytest.raises(ValueError, match=r"pass \(B, 1, height, width\)"):
+    for shape in ((3, 28, 28), (3, 3, 3, 28, 28), (3, 0, 2, 2)):
+        with pytest.raises(ValueError, match=r"pass \(B, channels, height, width\)"):
             to_pixels(torch.zeros(shape))
 
 

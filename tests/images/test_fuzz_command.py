@@ -313,7 +313,7 @@ def test_no_command_is_one_line(arguments, capsys):
 @pytest.mark.parametrize("arguments", ["train --width 1024", "sample --columns 1000"])
 def test_too_little_memory_is_one_line(arguments, place, monkeypatch, capsys):
     """With 100 MB left; a network of width 1024 takes a thousand, 10 000 digits in a layer 130."""
-    monkeypatch.setattr(process, "_free_memory", lambda: 10**8)
+    monkeypatch.setattr(process, "free_memory", lambda: 10**8)
     command, option, value = arguments.split()
     code, line = refusal(words(command, option, value), capsys)
     assert code == 1 and line.startswith("MemoryError: there is not enough memory")

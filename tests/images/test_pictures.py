@@ -60,7 +60,7 @@ PIXELS = torch.zeros(3, 2, 2, dtype=torch.uint8)
 
 
 def test_pictures_of_nothing_are_refused(displayed):
-    for wrong in (PIXELS[:0], PIXELS[:, :0], PIXELS[0], PIXELS[None]):
+    for wrong in (PIXELS[:0], PIXELS[:, :0], PIXELS[0], PIXELS[None, None]):
         for use in (lambda x: tile(x, 2), encode, lambda x: show_pixels(x, "digits", "None.")):
             with pytest.raises(ValueError, match=r"pass \(N, height, width\), N ≥ 1"):
                 use(wrong)

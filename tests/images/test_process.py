@@ -265,12 +265,12 @@ def test_more_memory_than_is_free_is_an_error(monkeypatch):
     """And what is free is: half of it, which is not touched."""
     limits = module.resource.getrlimit(module.resource.RLIMIT_DATA)
     with within_memory():
-        free = module._free_memory()
+        free = module.free_memory()
         torch.empty(free // 2, dtype=torch.uint8)
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             torch.empty(2 * free, dtype=torch.uint8)
     assert module.resource.getrlimit(module.resource.RLIMIT_DATA) == limits
-    monkeypatch.setattr(module, "_free_memory", lambda: None)
+    monkeypatch.setattr(module, "free_memory", lambda: None)
     with within_memory():
         assert module.resource.getrlimit(module.resource.RLIMIT_DATA) == limits
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
