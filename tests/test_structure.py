@@ -59,8 +59,9 @@ PARTS = {
     "steering": ["rewards", "control", "adjoint", "__init__"],
     "tables": ["reading", "units", "measures", "__init__"],
     "images": [
-        *["__init__", "data", "devices", "pictures", "batches", "classifier", "weights"],
-        *["sampling", "settings", "run", "bits", "process", "options", "command", "__main__"],
+        *["__init__", "process", "data", "devices", "pictures", "folders", "sources", "batches"],
+        *["classifier", "weights", "sampling", "settings", "run", "bits", "measures", "cost"],
+        *["evaluation", "options", "command", "__main__"],
     ],
     "coursework": [
         *["exercises", "bridges", "diffusion", "digits", "discrete", "few_steps", "flows"],

@@ -1,4 +1,4 @@
-"""Batches of digits that depend on seed and step alone, and the loss of a network on them.
+"""Batches of images that depend on seed and step alone, and the loss of a network on them.
 
 Chapter 8.
 """
@@ -24,6 +24,8 @@ from fmtutorial.losses import (
 from fmtutorial.paths import LINEAR, AffinePath
 
 CLASSES = 10
+DIGIT = (1, 28, 28)
+"""Number of classes, and shape, of MNIST's digits."""
 
 PAIRINGS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "independent": lambda x0, x1, label: x0,
@@ -44,7 +46,7 @@ likelihood, 1 − t log-uniform down to 0.002."""
 
 
 class Batch(NamedTuple):
-    """Noise and data of shape (B, 1, 28, 28), times and labels of shape (B,)."""
+    """Noise and data of shape (B, channels, height, width), times and labels of shape (B,)."""
 
     x0: Tensor
     x1: Tensor
@@ -60,6 +62,7 @@ def digit_batch(
     pairing: str = "independent",
     times: str = "logit-normal",
     label_dropout: float = 0.1,
+    classes: int = CLASSES,
 ) -> Batch:
     """Return the batch of one step of training, a function of seed and step and nothing else.
 
@@ -68,13 +71,15 @@ def digit_batch(
     order and leaves out what does not fill a batch.
 
     Args:
-        digits: on the device of the training.
+        digits: or any other images, on the device of the training.
         step: from 0.
         size: B, digits in the batch.
         seed: of the run.
         pairing: "independent", "optimal" (over the batch) or "optimal-per-class".
         times: "uniform", "logit-normal" (of std 1), "logit-normal-0.5" or "likelihood".
-        label_dropout: probability with which a label is replaced by 10, "no label".
+        label_dropout: probability with which a label is replaced by "no label".
+        classes: their number, which stands for "no label"; 0 if there are none, where all labels
+            are 0 and stay so.
 
     Raises:
         ValueError: fewer digits than a batch, not a label for each, or an unknown name.
@@ -86,6 +91,7 @@ def digit_batch(
     check_count(seed, "seed", 0)
     check_count(size, "size")
     check_number(label_dropout, "label_dropout", 0, 1)
+    check_count(classes, "classes", 0)
     if size > len(digits.images):
         raise ValueError(f"a batch of {size} digits cannot be drawn from {len(digits.images)}")
     for name, known in ((pairing, PAIRINGS), (times, TIMES)):
@@ -101,7 +107,7 @@ def digit_batch(
     x0 = PAIRINGS[pairing](x0, x1, label)
     t = TIMES[times](size, generator=generator)
     dropped = torch.rand(size, generator=generator, device=device) < label_dropout
-    return Batch(x0, x1, t, torch.where(dropped, CLASSES, label))
+    return Batch(x0, x1, t, torch.where(dropped, int(classes), label))
 
 
 @lru_cache(maxsize=2)
@@ -113,6 +119,21 @@ def _epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 def _mix(seed: int, number: int) -> int:
     """Return one number below 2³¹ for both: PyTorch's CPU generator reads 32 bits of a seed."""
     return (1_000_003 * int(seed) + int(number)) % 2**31
+
+
+def check_shard(shard: tuple[int, int]) -> None:
+    """Raise unless it is (r, n) for process r of n, each on a device of its own.
+
+    Raises:
+        TypeError: it is no pair of whole numbers.
+        ValueError: there is no such process.
+    """
+    if not isinstance(shard, tuple) or len(shard) != 2:
+        raise TypeError(f"shard is {shard!r:.60}; pass (r, n), for process r of n")
+    check_count(shard[1], "the number of processes")
+    check_count(shard[0], "the number of the process", 0)
+    if shard[0] >= shard[1]:
+        raise ValueError(f"there is no process {shard[0]} of {shard[1]}; the first is 0")
 
 
 def digit_loss(
@@ -137,13 +158,8 @@ def digit_loss(
     """
     check_callable(batches, "batches")
     check_count(done, "done", 0)
-    if not isinstance(shard, tuple) or len(shard) != 2:
-        raise TypeError(f"shard is {shard!r:.60}; pass (r, n) for device r of n")
+    check_shard(shard)
     step, (first, stride) = done, shard
-    check_count(stride, "the number of devices")
-    check_count(first, "the device", 0)
-    if first >= stride:
-        raise ValueError(f"the device is {first} of {stride}; they count from 0")
     network = in_precision(field, precision)
 
     def loss() -> Tensor:

@@ -8,9 +8,8 @@ from torch import Generator, Tensor
 from fmtutorial.distributions import Gaussian
 from fmtutorial.fields import check_count, check_state
 from fmtutorial.guidance import LabelledField
-from fmtutorial.images.batches import CLASSES
 from fmtutorial.images.data import Digits, check_digits, check_labels, dequantise
-from fmtutorial.images.sampling import check_seed, image_field
+from fmtutorial.images.sampling import check_seed, image_field, images_of
 from fmtutorial.likelihood import log_likelihood, rademacher_like
 from fmtutorial.solvers import heun
 
@@ -48,7 +47,7 @@ def digit_bits(
     seed: int = 0,
     batch: int = 100,
 ) -> Tensor:
-    """Return the bits per dimension of each digit, given its label.
+    """Return the bits per dimension of each digit, or other image, given its label.
 
     Changes variables along the flow from the dequantised digit to noise, with Heun's method and
     steps that grow from the data on, t = 1 − (i/steps)²: near t = 1 the field is stiff. The
@@ -72,7 +71,7 @@ def digit_bits(
     Chapters 1 and 8.
     """
     check_digits(digits)
-    check_labels(digits.labels, CLASSES)
+    check_labels(digits.labels, images_of(network)[1])
     check_count(steps, "steps")
     check_count(batch, "batch")
     check_seed(seed)

@@ -1,15 +1,13 @@
-"""Train a flow on MNIST, sample from it, measure it: python -m fmtutorial.images --help.
+"""Train a flow on images, sample from it, measure it: python -m fmtutorial.images --help.
 
-Chapter 8.
+Chapters 8 and 15.
 """
 
 import argparse
 import dataclasses
-import json
 import os
 import shlex
 import sys
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,20 +17,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fmtutorial.checkpoints import writing
-from fmtutorial.images.batches import CLASSES
-from fmtutorial.images.bits import digit_bits
-from fmtutorial.images.classifier import score_digits
-from fmtutorial.images.data import DATA, Digits, small_digits, to_pixels
+from fmtutorial.images.batches import DIGIT
+from fmtutorial.images.cost import plan
+from fmtutorial.images.data import ImageSet, to_pixels
 from fmtutorial.images.devices import precision_named
+from fmtutorial.images.evaluation import evaluate_command
 from fmtutorial.images.options import one_line, parse, settings_asked
 from fmtutorial.images.pictures import encode, tile
 from fmtutorial.images.process import Signals, Stopped, handling, locked, within_memory
-from fmtutorial.images.run import Run, join, largest, steps_within
-from fmtutorial.images.sampling import generate, noise_generators, sample_digits
-from fmtutorial.images.settings import Settings
-from fmtutorial.images.weights import load_weights, save_weights
+from fmtutorial.images.run import Run, join, largest, seconds_per_step, steps_within
+from fmtutorial.images.sampling import check_guidance, generate, images_of, noise_generators
+from fmtutorial.images.settings import Settings, fitted
+from fmtutorial.images.sources import read_images
+from fmtutorial.images.weights import NETWORKS, load_weights, save_weights
 from fmtutorial.labs import hardware
-from fmtutorial.metrics import energy_distance
 
 
 def train_command(o: argparse.Namespace, signals: Signals) -> None:
@@ -42,39 +40,64 @@ def train_command(o: argparse.Namespace, signals: Signals) -> None:
         raise FileNotFoundError(f"no checkpoint at {checkpoint}: --out is the folder of a run")
     device, shard = join(o.device)
     first = shard[0] == 0
-    if first:
-        o.out.mkdir(parents=True, exist_ok=True)
-    with locked(o.out) if first else nullcontext():
-        if checkpoint.exists() and not o.resume:
-            raise ValueError(f"{o.out} holds a run: add --resume, or choose another folder")
-        run = Run.load(checkpoint, device) if o.resume else Run(settings_asked(o), device)
-        digits = Digits(*(part.to(device) for part in DATA[run.settings.data]("train")))
-        if o.budget and not o.resume:
-            steps = steps_within(o.budget, run.settings, digits, shard)
-            run = Run(dataclasses.replace(run.settings, steps=steps), device)
-        take_steps(run, digits, o, shard, signals)
+    if o.plan:
+        settings, images = read(settings_asked(o), device, first)
+        seconds = seconds_per_step(settings, images, shard)
         if first:
-            finish(run, o.out, device, shard[1])
+            print(plan(settings, seconds, device))
+    else:
+        if first:
+            o.out.mkdir(parents=True, exist_ok=True)
+        with locked(o.out) if first else nullcontext():
+            if checkpoint.exists() and not o.resume:
+                raise ValueError(f"{o.out} holds a run: add --resume, or choose another folder")
+            run = Run.load(checkpoint, device) if o.resume else None
+            settings, images = read(run.settings if run else settings_asked(o), device, first)
+            if o.budget and not run:
+                steps = steps_within(o.budget, settings, images, shard)
+                settings = dataclasses.replace(settings, steps=steps)
+            run = run or Run(settings, device)
+            take_steps(run, images, o, shard, signals)
+            if first:
+                finish(run, o.out, device, shard[1])
     if shard[1] > 1:
         dist.destroy_process_group()
 
 
+def read(settings: Settings, device: torch.device, say: bool) -> tuple[Settings, ImageSet]:
+    """Return the settings of a run with the form of its images, and these; say what they are."""
+    splits = [read_images(settings.data, split, settings.size) for split in ("train", "test")]
+    settings = fitted(settings, splits[0])
+    channels, height, across = settings.image_shape
+    with torch.device("meta"):
+        multiple = NETWORKS[settings.network](**settings.arguments).multiple
+    sides = [-(-side // multiple) * multiple for side in (height, across)]
+    inside = f", padded to {sides[0]}×{sides[1]} inside the network"
+    if say:
+        print(
+            f"{len(splits[0].images)} images of {height}×{across} pixels and {channels} channels"
+            f"{inside if sides != [height, across] else ''}, {settings.classes or 'no'} classes; "
+            f"{len(splits[1].images)} more are held out"
+        )
+    return settings, ImageSet(*(part.to(device) for part in splits[0]))
+
+
 def take_steps(
-    run: Run, digits: Digits, o: argparse.Namespace, shard: tuple[int, int], signals: Signals
+    run: Run, images: ImageSet, o: argparse.Namespace, shard: tuple[int, int], signals: Signals
 ) -> None:
     """Take the steps of a run that are left, with checkpoints, pictures and a bar of progress.
 
     Raises:
         Stopped: a signal arrived; the checkpoint holds every step that was taken.
     """
-    device, steps, first = digits.images.device, run.settings.steps, shard[0] == 0
+    device, steps, first = images.images.device, run.settings.steps, shard[0] == 0
     signals.wait = True  # for the end of the step, a checkpoint or the weights
     # no bar before the first step, which may be an error
     bar = tqdm(
         total=steps, initial=run.done, disable=not first, unit="step", smoothing=0.05, delay=1e-3
     )
     with bar:
-        for step in run.steps(digits, shard):
+        for step in run.steps(images, shard):
             rate = step.number * run.settings.batch / run.seconds
             bar.set_postfix_str(f"loss {step.loss:.4f}, {rate:.0f} images/s", refresh=False)
             bar.update()
@@ -86,8 +109,8 @@ def take_steps(
                 again = shlex.join([*words, str(o.out)])
                 raise Stopped(signal, f" after step {step.number} of {steps}; go on with: {again}")
             if first and (step.number % o.sample_every == 0 or last):
-                digits_now = states(run.ema.network, device, columns=8, steps=10, last_only=True)
-                draw(o.out / f"step-{step.number:06d}.png", digits_now, columns=8)
+                made = states(run.ema.network, device, columns=8, steps=10, last_only=True)
+                draw(o.out / f"step-{step.number:06d}.png", made, columns=8)
 
 
 def finish(run: Run, out: Path, device: torch.device, processes: int) -> None:
@@ -105,83 +128,15 @@ def finish(run: Run, out: Path, device: torch.device, processes: int) -> None:
 
 
 def sample_command(o: argparse.Namespace, signals: Signals) -> None:
-    """Draw digits, or a film of digits forming."""
+    """Draw digits or other images, or a film of how they form."""
     network = load_weights(o.weights).network.to(o.device, memory_format=torch.channels_last)
+    check_guidance(network, o.guidance)
     made = states(
         network, o.device, o.columns, o.steps, o.method, o.guidance, o.noise_level, o.seed,
         precision_named(o.precision, o.device), last_only=o.out.suffix.lower() != ".gif",
     )  # fmt: skip
     draw(o.out, made, o.columns)
-    print(f"Digits in {o.out}")
-
-
-def evaluate_command(o: argparse.Namespace, signals: Signals) -> None:
-    """Measure generated digits, and the digits of the test set beside them."""
-    network, origin = load_weights(o.weights)
-    network = network.to(o.device, memory_format=torch.channels_last)
-    test = Digits(*(part.to(o.device) for part in DATA[o.data]("test")))
-    count = len(test.labels)
-    # the classes in the proportions of the test digits, whose scores stand beside
-    labels = test.labels.sort().values[torch.arange(o.samples) * count // o.samples]
-    if torch.bincount(labels, minlength=CLASSES).min() < 2 or o.bits == 1 or o.bits > count:
-        raise ValueError(
-            f"--samples {o.samples} and --bits {o.bits}: scores need two or more digits of each "
-            f"class, and bits none, or 2 to {count} test digits"
-        )
-    batches = sample_digits(
-        network, labels, o.method, o.steps, o.guidance, o.noise_level, o.seed,
-        precision_named(o.precision, o.device),
-    )  # fmt: skip
-    images = []
-    with tqdm(total=o.samples, unit="digit", delay=1e-3) as bar:
-        for batch in batches:
-            images.append(batch)
-            bar.update(len(batch))
-    made, some = Digits(torch.cat(images), labels), min(1000, o.samples, count)
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always")
-        found = {
-            name: score_digits(*digits)._asdict() | {"pixels": pixel_distance(digits, some)}
-            for name, digits in (("samples", made), ("test digits", test))
-        }
-    for doubt in {str(one.message) for one in doubts}:
-        print(f"Note: {doubt}")
-    for name, scores in found.items():
-        print(
-            f"{name:12s} Fréchet distance {scores['frechet']:.2f}, "
-            f"energy distance of pixels {scores['pixels']:.2f} ({some}), "
-            f"accuracy {scores['accuracy']:.4f} (worst class {min(scores['class_accuracy']):.3f}), "
-            f"least spread of a class {min(scores['class_spread']):.2f}"
-        )
-    if o.bits:
-        rows = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(o.seed))
-        some = Digits(*(part[rows[: o.bits].to(o.device)] for part in test))
-        bits = digit_bits(network, some, o.bits_steps, o.divergence, o.seed)
-        mean, error = bits.mean().item(), bits.std().item() / len(bits) ** 0.5
-        print(f"bits per dimension {mean:.3f} ± {error:.3f} of {len(bits)} test digits")
-        found["bits per dimension"] = {"mean": mean, "standard error": error}
-    if o.out:
-        how = {name: str(value) for name, value in vars(o).items() if name != "command"}
-        found |= {"options": how, "weights": origin, "measured": hardware(o.device)}
-        with writing(o.out) as file:
-            file.write((json.dumps(found, indent=1) + "\n").encode())
-
-
-def pixel_distance(digits: Digits, n: int) -> float:
-    """Return the energy distance of n digits to as many training digits shipped, in pixels.
-
-    Both are spread evenly over the classes. A distance of the classifier's features does not
-    rank what is far from a digit; this one needs no features. Real digits are not at 0: compare
-    sets of one size.
-
-    Chapter 8.
-    """
-    sets = []
-    for images, labels in (digits, small_digits("train")):
-        order = labels.sort(stable=True).indices
-        rows = order[torch.arange(n, device=order.device) * len(order) // n]
-        sets.append(images[rows].cpu() / 127.5 - 1)
-    return energy_distance(*sets)
+    print(f"{'Digits' if images_of(network)[0] == DIGIT else 'Images'} in {o.out}")
 
 
 @torch.no_grad()
@@ -197,8 +152,13 @@ def states(
     precision: torch.dtype = torch.float32,
     last_only: bool = False,
 ) -> Tensor:
-    """Return a column of digits 0 … 9 for each column, as pixels, at the steps of a sampler."""
-    label = torch.arange(CLASSES, device=device).repeat_interleave(columns)
+    """Return an image of each class for each column, as pixels, at the steps of a sampler.
+
+    Without classes there are as many rows as columns.
+    """
+    classes = images_of(network)[1]
+    rows = torch.arange(classes or columns, device=device) * bool(classes)
+    label = rows.repeat_interleave(columns)
     generators = noise_generators(seed, device)
     made = generate(
         network, label, method, steps, scale, noise_level, *generators, precision, last_only
@@ -207,16 +167,32 @@ def states(
 
 
 def draw(path: Path, frames: Tensor, columns: int) -> None:
-    """Write frames of digits, shape (T, N, 28, 28), as a picture, or as a film if T > 1."""
+    """Write frames of images, as a picture, or as a film if T > 1.
+
+    Of two channels the first is shown, and of four or more the first three, as colours.
+
+    Args:
+        path: ends in .png or .gif.
+        frames: shape (T, N, height, width) or (T, N, channels, height, width).
+        columns: images in a row.
+    """
+    if frames.ndim == 5:
+        frames = frames[:, :, 0] if frames.shape[2] == 2 else frames[:, :, :3]
     picture = encode(torch.stack([tile(frame, columns) for frame in frames]))[1]
     with writing(path) as file:
         file.write(picture)
+
+
+FOUND = ("image_shape", "classes")
+"""Settings that come from the data."""
 
 
 def command_line(settings: Settings) -> str:
     """Return the command that starts a run with these settings, whatever it was resumed with."""
     words = ["python", "-m", "fmtutorial.images", "train"]
     for name, value in dataclasses.asdict(settings).items():
+        if name in FOUND:
+            continue
         if value is True:
             words.append(f"--{name}")
         elif name == "precision" or value != getattr(Settings(), name):
@@ -250,6 +226,6 @@ def explain(error: Exception) -> str:
     """Return one line on an error."""
     text, full = one_line(str(error)), ("can't allocate memory", "bad_alloc", "out of memory")
     if isinstance(error, MemoryError) or any(words in text for words in full):
-        text = "there is not enough memory: take fewer digits at a time, or a smaller network"
+        text = "there is not enough memory: take fewer images at a time, or a smaller network"
         return f"MemoryError: {text}"
     return f"{type(error).__name__}: {text}"

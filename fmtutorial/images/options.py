@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from fmtutorial.fields import check_number
-from fmtutorial.images.data import DATA
 from fmtutorial.images.devices import PRECISIONS, precision_named
 from fmtutorial.images.sampling import SAMPLERS
 from fmtutorial.images.settings import CHOICES, MOST_STEPS, REAL, Settings, check_setting
+from fmtutorial.images.sources import NAMES
 from fmtutorial.images.weights import PUBLISHED
 from fmtutorial.labs import default_device
 from fmtutorial.likelihood import METHODS
@@ -86,6 +86,20 @@ def path_of(text: str) -> Path:
     return Path(text)
 
 
+def source_of(text: str) -> str:
+    """Return the name or path of images that are there, or raise what argparse understands."""
+    if text in NAMES:
+        return text
+    path = path_of(text)
+    try:
+        if path.is_dir() or (path.suffix.lower() in (".npy", ".npz") and path.is_file()):
+            return text
+    except OSError:  # too long for a name
+        pass
+    known = ", ".join(NAMES)
+    raise argparse.ArgumentTypeError(f"{text!r} is no folder, no .npy or .npz, and none of {known}")
+
+
 def folder_of(text: str) -> Path:
     """Return the path of a folder, there or to be made, or raise what argparse understands."""
     path = path_of(text)
@@ -121,7 +135,8 @@ def setting(name: str) -> Callable[[str], float]:
 
 def settings_asked(o: argparse.Namespace) -> Settings:
     """Return the settings that were asked for, with the precision of the device."""
-    asked = {field.name: getattr(o, field.name) for field in dataclasses.fields(Settings)}
+    names = [field.name for field in dataclasses.fields(Settings)]
+    asked = {name: getattr(o, name) for name in names if hasattr(o, name)}
     precision = str(precision_named(o.precision, o.device)).removeprefix("torch.")
     return Settings(**asked | {"precision": precision})
 
@@ -135,7 +150,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     Returns:
         The options; ``command`` is "train", "sample" or "evaluate".
     """
-    about = "Train a flow on MNIST, sample from it, measure it."
+    about = "Train a flow on MNIST or your own images, sample from it, measure it."
     parser = Parser(prog="python -m fmtutorial.images", description=about)
     commands = parser.add_subparsers(
         required=True, dest="command", metavar="train | sample | evaluate"
@@ -158,33 +173,37 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on with the run in --out and its settings")
     minutes = within(0.0, 1e6, without_low=True)
     add("--budget", type=minutes, help="minutes: sets --steps to what fits, by taking a few")
+    text = "print parameters, operations, memory and time, and leave"
+    add("--plan", action="store_true", help=text)
     every = within(1, MOST_STEPS)
     add("--save-every", type=every, default=500, help="steps between checkpoints")
     add("--sample-every", type=every, default=1000, help="steps between pictures")
     for name, text in (
-        ("data", "all of MNIST, or the 1000 digits shipped"),
+        ("data", f"a folder, a file .npy or .npz, or one of {', '.join(NAMES)}"),
+        ("size", "crop the centre of each image to a square and resize it to so many pixels"),
         ("network", "kind of network"),
         ("width", "of the network, in channels; left out: 64 for unet, 128 for dit"),
+        ("levels", "resolutions of unet, 2 or more; left out: 2, for 28×28 pixels"),
         ("steps", "of training"),
-        ("batch", "digits in a step, over all devices together"),
+        ("batch", "images in a step, over all devices together"),
         ("learning-rate", "of AdamW, at its peak"),
         ("warm-up", "steps up to the peak; half a cosine leads down to 0"),
         ("max-gradient-norm", "a longer gradient is shortened to this"),
         ("ema-decay", "of the moving average of the weights"),
-        ("pairing", "of noise with digits in a batch"),
+        ("pairing", "of noise with images in a batch"),
         ("times", "distribution of the time; likelihood goes closest to the data"),
-        ("label-dropout", "share of digits shown without their label"),
+        ("label-dropout", "share of images shown without their label"),
     ):
         key = name.replace("-", "_")
         value, known = getattr(Settings(), key), CHOICES.get(key)
-        kind = str if known else setting(key)
+        kind = source_of if key == "data" else str if known else setting(key)
         add(f"--{name}", type=kind, default=value, choices=known, help=text)
     add("--compile", action="store_true", help="use torch.compile")
     add("--checkpointing", action="store_true", help="recompute activations to save memory")
 
     for name, text in (
-        ("sample", "Draw a picture of digits, one row for each class."),
-        ("evaluate", "Measure generated digits by the shipped classifier, and by their pixels."),
+        ("sample", "Draw a picture of images, one row for each class."),
+        ("evaluate", "Measure digits by the shipped classifier, and all images by their pixels."),
     ):
         add = command(name, text)
         add("--weights", default="mnist", help=f"a file, or one of {', '.join(PUBLISHED)}")
@@ -197,17 +216,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             picture = partial(writable, suffixes=(".png", ".gif"))
             digits = Path("digits.png")
             add("--out", type=picture, default=digits, help="picture to write, or film: .gif")
-            add("--columns", type=within(1, 1000), default=10, help="digits of each class")
+            add("--columns", type=within(1, 1000), default=10, help="images of each class")
         else:
             add("--out", type=writable, help="JSON file to write")
             many = within(20, 1_000_000)
-            add("--samples", type=many, default=10_000, help="digits to make and measure")
-            add("--data", choices=DATA, default="full", help="test digits to compare with")
+            text = "images to make; of others than digits at most as many as held out, and 2000"
+            add("--samples", type=many, default=10_000, help=text)
+            text = "images to compare with, as for train; left out: those of the training, or full"
+            add("--data", type=source_of, help=text)
             some = within(0, 10_000)
-            add("--bits", type=some, default=0, help="test digits whose likelihood to compute")
+            add("--bits", type=some, default=0, help="test images whose likelihood to compute")
             fine = within(1, 10_000)
             add("--bits-steps", type=fine, default=100, help="of the solver for the likelihood")
-            add("--divergence", choices=METHODS, default="hutchinson", help="exact is 784 times")
+            add("--divergence", choices=METHODS, default="hutchinson", help="exact is slow")
     options = parser.parse_args(arguments)
     for name, value in vars(options).items():
         if value == []:  # so Python before 3.13 reads --name=--

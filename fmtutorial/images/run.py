@@ -1,4 +1,4 @@
-"""A training run on digits: what it is made of, its checkpoints, and several devices.
+"""A training run on images: what it is made of, its checkpoints, and several devices.
 
 Chapter 8.
 """
@@ -17,11 +17,11 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from fmtutorial.checkpoints import check_form, load_checkpoint, save_checkpoint
-from fmtutorial.fields import check_count, check_kind, check_number
-from fmtutorial.images.batches import digit_batch, digit_loss
-from fmtutorial.images.data import Digits
+from fmtutorial.fields import check_kind, check_number
+from fmtutorial.images.batches import check_shard, digit_batch, digit_loss
+from fmtutorial.images.data import ImageSet
 from fmtutorial.images.devices import PRECISIONS, check_device
-from fmtutorial.images.settings import MOST_STEPS, Settings
+from fmtutorial.images.settings import MOST_STEPS, Settings, check_fits
 from fmtutorial.images.weights import NETWORKS
 from fmtutorial.training import EMA, TrainingStep, train
 
@@ -98,7 +98,7 @@ class Run:
         run.seconds = state["seconds"]
         return run
 
-    def steps(self, digits: Digits, shard: tuple[int, int] = (0, 1)) -> Iterator[TrainingStep]:
+    def steps(self, digits: ImageSet, shard: tuple[int, int] = (0, 1)) -> Iterator[TrainingStep]:
         """Take the steps that are left; a generator, one item a step.
 
         Args:
@@ -107,15 +107,19 @@ class Run:
                 gradients are averaged over them.
 
         Raises:
-            ValueError: the batch is larger than the digits, or cannot be shared equally.
+            ValueError: the images have another shape or number of classes than the settings, or the
+                batch is larger than their number, or cannot be shared equally.
             FloatingPointError: the loss is not finite.
         """
-        _check_shard(shard)
+        check_shard(shard)
         s, field = self.settings, self.network
+        check_fits(s, digits)
         if shard[1] > 1:
             field = DistributedDataParallel(field)
         if s.compile:
             field = torch.compile(field)
+        if not s.classes:
+            field = partial(lambda network, x, t, label: network(x, t), field)
         batches = partial(
             digit_batch,
             digits,
@@ -124,6 +128,7 @@ class Run:
             pairing=s.pairing,
             times=s.times,
             label_dropout=s.label_dropout,
+            classes=s.classes,
         )
         loss = digit_loss(field, batches, PRECISIONS[s.precision], self.done, shard)
         started = time.perf_counter() - self.seconds
@@ -201,8 +206,25 @@ def settings_of(state: object, device: torch.device) -> Settings:
     return settings
 
 
+def seconds_per_step(
+    settings: Settings, digits: ImageSet, shard: tuple[int, int] = (0, 1)
+) -> float:
+    """Return how long a step of a run takes, by taking twelve, of which the last eight count.
+
+    Args:
+        settings: of the run; its number of steps does not matter.
+        digits: to train on, on the device of the run.
+        shard: see ``Run.steps``.
+    """
+    check_kind(settings, Settings, "settings")
+    check_kind(digits, ImageSet, "digits")
+    run = Run(dataclasses.replace(settings, steps=1_000_000), digits.images.device)
+    marks = [time.perf_counter() for _ in islice(run.steps(digits, shard), 12)]
+    return (marks[-1] - marks[3]) / 8
+
+
 def steps_within(
-    minutes: float, settings: Settings, digits: Digits, shard: tuple[int, int] = (0, 1)
+    minutes: float, settings: Settings, digits: ImageSet, shard: tuple[int, int] = (0, 1)
 ) -> int:
     """Return how many steps of a run fit into a time, by taking a few.
 
@@ -215,26 +237,14 @@ def steps_within(
         shard: see ``Run.steps``.
     """
     check_number(minutes, "minutes", low=0, without_low=True)
-    check_kind(settings, Settings, "settings")
-    check_kind(digits, Digits, "digits")
-    run = Run(dataclasses.replace(settings, steps=1_000_000), digits.images.device)
-    marks = [time.perf_counter() for _ in islice(run.steps(digits, shard), 12)]
-    fit = 60 * minutes * 8 / max(marks[-1] - marks[3], 1e-9)  # of a clock that may stand still
+    # of a clock that may stand still
+    fit = 60 * minutes / max(seconds_per_step(settings, digits, shard), 1e-10)
     steps = round(min(max(1, fit), MOST_STEPS))
     if shard[1] > 1:
         answer = [steps]
         dist.broadcast_object_list(answer)
         steps = answer[0]
     return steps
-
-
-def _check_shard(shard: tuple[int, int]) -> None:
-    if not isinstance(shard, tuple) or len(shard) != 2:
-        raise TypeError(f"shard is {shard!r}; pass (r, n), for process r of n")
-    check_count(shard[1], "number of processes")
-    check_count(shard[0], "number of the process", least=0)
-    if shard[0] >= shard[1]:
-        raise ValueError(f"there is no process {shard[0]} of {shard[1]}; the first is 0")
 
 
 def join(device: torch.device) -> tuple[torch.device, tuple[int, int]]:

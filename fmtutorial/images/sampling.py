@@ -1,4 +1,4 @@
-"""Every sampler of the book by name, for a linear path from noise to data; digits in batches.
+"""Every sampler of the book by name, for a linear path from noise to data; images in batches.
 
 Chapter 8.
 """
@@ -10,9 +10,15 @@ from torch import Generator, Tensor
 
 from fmtutorial.diffusion import ddim, solve_sde
 from fmtutorial.distribution_matching import renoise
-from fmtutorial.fields import VelocityField, check_count, check_number, generator_device
+from fmtutorial.fields import (
+    VelocityField,
+    check_callable,
+    check_count,
+    check_number,
+    generator_device,
+)
 from fmtutorial.guidance import LabelledField, guided
-from fmtutorial.images.batches import CLASSES
+from fmtutorial.images.batches import CLASSES, DIGIT
 from fmtutorial.images.data import check_labels, to_pixels
 from fmtutorial.images.devices import check_device, in_precision
 from fmtutorial.paths import LINEAR, AffinePath
@@ -112,6 +118,26 @@ def sample(
     return solve_adaptive(field, x0, 0.0, 1.0, 1e-4, 1e-4, last_only)
 
 
+def images_of(network: LabelledField) -> tuple[tuple[int, int, int], int]:
+    """Return (channels, height, width) and the number of classes of a network's images.
+
+    A network of the package says so itself; any other function is taken for one of digits.
+    """
+    check_callable(network, "network")
+    shape, labels = (getattr(network, name, None) for name in ("image_shape", "labels"))
+    return (DIGIT, CLASSES) if shape is None or labels is None else (tuple(shape), labels)
+
+
+def check_guidance(network: LabelledField, scale: float) -> None:
+    """Raise unless a network can be guided by this scale.
+
+    Raises:
+        ValueError: it knows no classes, and the scale is not 1.
+    """
+    if images_of(network)[1] == 0 and scale != 1:
+        raise ValueError(f"guidance of scale {scale} needs classes, which this network has not")
+
+
 def image_field(
     network: LabelledField,
     label: Tensor,
@@ -121,13 +147,16 @@ def image_field(
     """Bind label, guidance and precision to a network; states stay in float32.
 
     Args:
-        network: v(x, t, label), on the device of the labels.
-        label: whole numbers from 0 to 10, shape (B,); 10 is "no label".
-        scale: of the guidance.
+        network: v(x, t, label), on the device of the labels; see ``images_of``.
+        label: whole numbers from 0 to 10, shape (B,); 10 is "no label". In general the number of
+            classes is; without classes all are 0.
+        scale: of the guidance; without classes there is none.
         precision: in which the network runs.
     """
-    check_labels(label, CLASSES)
+    classes = images_of(network)[1]
+    check_labels(label, classes)
     # guidance takes a small difference, in single precision
+    scale = scale if classes else 0.0  # the model of all data
     return guided(in_precision(network, precision), label, scale)
 
 
@@ -171,7 +200,7 @@ def generate(
     precision: torch.dtype,
     last_only: bool = False,
 ) -> Solution:
-    """Draw the noise that digits of these labels begin with, and take it to data.
+    """Draw the noise that images of these labels begin with, and take it to data.
 
     Args:
         network: see ``image_field``.
@@ -186,13 +215,14 @@ def generate(
         last_only: see ``solve``.
 
     Returns:
-        States of shape (B, 1, 28, 28).
+        States of shape (B, 1, 28, 28), or as ``images_of`` says.
 
     Chapter 8.
     """
-    check_labels(labels, CLASSES)
+    shape, classes = images_of(network)
+    check_labels(labels, classes)
     generator_device(start)
-    x0 = torch.randn(len(labels), 1, 28, 28, generator=start, device="cpu").to(labels.device)
+    x0 = torch.randn(len(labels), *shape, generator=start, device="cpu").to(labels.device)
     field = image_field(network, labels, scale, precision)
     return sample(field, x0, method, steps, noise_level, later, last_only)
 
@@ -208,7 +238,7 @@ def sample_digits(
     precision: torch.dtype = torch.float32,
     batch: int = 500,
 ) -> Iterator[Tensor]:
-    """Make digits with these labels, batch by batch.
+    """Make digits, or other images, with these labels, batch by batch.
 
     The noise they begin with is drawn on the CPU, so that a seed means the same digits on every
     device, up to rounding.
@@ -225,11 +255,12 @@ def sample_digits(
         batch: digits at a time.
 
     Yields:
-        Unsigned bytes of shape (B, 28, 28), with B = batch but for the last.
+        Unsigned bytes of shape (B, 28, 28), or as ``to_pixels`` gives them, with B = batch but
+        for the last.
 
     Chapter 8.
     """
-    check_labels(labels, CLASSES)
+    check_labels(labels, images_of(network)[1])
     check_count(batch, "batch")
     start, later = noise_generators(seed, labels.device)
     for part in labels.split(int(batch)):

@@ -130,7 +130,9 @@ def _describe(text: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     most, layers = sum(w.numel() for w in tensors.values()), len(tensors)
     for name, value in arguments.items():
         for size in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(size, int | float) and size > (layers if name == "depth" else most):
+            if isinstance(size, int | float) and size > (
+                layers if name in ("depth", "levels") else most
+            ):
                 raise ValueError(f"{name}={value} is a larger network than there are weights for")
     if not isinstance(arguments.get("checkpointing", False), bool):
         raise TypeError(f"checkpointing is {arguments['checkpointing']!r}; pass True or False")

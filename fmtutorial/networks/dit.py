@@ -55,7 +55,7 @@ class DiT(nn.Module):
                 f"patch={patch} must be at most the longer side of {height}×{across}, and "
                 f"width={width} divisible by heads={heads}"
             )
-        self.labels = labels
+        self.labels, self.multiple = labels, patch
         self.checkpointing = checkpointing
         self.embed = TimeLabelEmbedding(width, labels)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
@@ -82,7 +82,7 @@ class DiT(nn.Module):
         e = F.silu(self.embed(x, t, label))  # (B, width)
         check_event(x, self.image_shape)
         # (B, numbers of a patch, rows, columns); PyTorch's fold keeps the shape of an empty batch
-        patches = self.fold(padded(x, self.fold.downscale_factor)).reshape(len(x), *self.patches)
+        patches = self.fold(padded(x, self.multiple)).reshape(len(x), *self.patches)
         h = self.enter(patches.flatten(2).transpose(1, 2)) + self.position  # (B, tokens, width)
         for layer in self.layers:
             if self.checkpointing:

@@ -16,11 +16,12 @@ from PIL import Image, ImageSequence
 
 from fmtutorial.checkpoints import load_checkpoint, save_checkpoint
 from fmtutorial.images import command as module
-from fmtutorial.images import devices
+from fmtutorial.images import devices, evaluation
 from fmtutorial.images.bits import digit_bits
 from fmtutorial.images.classifier import score_digits
-from fmtutorial.images.command import command_line, draw, main, pixel_distance, states
+from fmtutorial.images.command import command_line, draw, main, states
 from fmtutorial.images.data import Digits, small_digits
+from fmtutorial.images.evaluation import pixel_distance
 from fmtutorial.images.options import parse, settings_asked
 from fmtutorial.images.run import Run
 from fmtutorial.images.sampling import SAMPLERS, sample_digits
@@ -61,7 +62,8 @@ def weights(tmp_path_factory):
 
 
 def asked(options):
-    return {field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)}
+    names = {field.name for field in dataclasses.fields(Settings)} - {"image_shape", "classes"}
+    return {name: getattr(options, name) for name in names}
 
 
 def test_defaults_are_those_of_the_settings():
@@ -69,7 +71,8 @@ def test_defaults_are_those_of_the_settings():
     found = asked(parse(["train"]))
     assert found.pop("precision") == "auto"
     expected = dataclasses.asdict(Settings())
-    del expected["precision"]
+    for name in ("precision", "image_shape", "classes"):
+        del expected[name]
     assert found == expected
     assert {name: type(v) for name, v in found.items()} == {
         name: type(v) for name, v in expected.items()
@@ -83,7 +86,7 @@ def test_defaults_are_those_of_the_settings():
         *({"learning-rate": 0.5, "warm-up": 7, "max-gradient-norm": 2.0}.items()),
         *({"ema-decay": 0.5, "pairing": "optimal", "times": "uniform"}.items()),
         *({"label-dropout": 0.3, "precision": "bfloat16", "seed": 5}.items()),
-        *({"compile": True, "checkpointing": True}.items()),
+        *({"compile": True, "checkpointing": True, "size": 20, "levels": 3}.items()),
     ],
 )
 def test_an_option_sets_its_own_setting(option, value):
@@ -113,6 +116,7 @@ def test_help_names_every_option_and_its_default(capsys):
         [],
         ["fly"],
         ["train", "--data", "huge"],
+        ["evaluate", "--data", "huge"],
         ["train", "--steps", "many"],
         ["train", "--pairing", "best"],
         ["train", "--precision", "int8"],
@@ -174,6 +178,7 @@ def test_weights_are_the_average_and_say_how_they_were_made(run):
         Settings(precision="bfloat16", compile=True),
         Settings("small", "dit", 16, 7, 5, 0.25, 3, 4.0, 0.5, "optimal", "uniform", 0.75, seed=9),
         Settings(times="logit-normal-0.5", pairing="optimal-per-class", checkpointing=True),
+        Settings("emoji", size=20, levels=3),
     ],
 )
 def test_the_command_of_a_run_gives_its_settings(settings, monkeypatch):
@@ -429,8 +434,8 @@ def test_evaluation_passes_its_options_on(weights, monkeypatch):
     """To the functions that it calls, which are tested beside them."""
 
     def spy(name):
-        original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a: calls.update({name: a}) or original(*a))
+        original = getattr(evaluation, name)
+        monkeypatch.setattr(evaluation, name, lambda *a: calls.update({name: a}) or original(*a))
 
     calls = {}
     spy("sample_digits"), spy("digit_bits")

@@ -119,10 +119,11 @@ def test_a_checkpoint_keeps_the_scaler_of_float16(tmp_path):
 def test_every_setting_comes_back(tmp_path):
     settings = Settings(
         *("small", "dit", 16, 7, 5, 0.25, 3, 4.0, 0.5, "optimal", "uniform", 0.75, "bfloat16"),
-        *(True, True, 9),
+        *(True, True, 9, 32, None, (3, 32, 32), 4),
     )
     default = dataclasses.asdict(Settings())
-    assert all(value != default[name] for name, value in dataclasses.asdict(settings).items())
+    changed = {k: v for k, v in dataclasses.asdict(settings).items() if k != "levels"}
+    assert all(value != default[name] for name, value in changed.items())
     run = Run(settings, CPU)
     run.save(tmp_path / "a")
     again = Run.load(tmp_path / "a", CPU)
@@ -133,6 +134,8 @@ def test_every_setting_comes_back(tmp_path):
 def test_settings_build_the_network():
     assert Settings().arguments == {"labels": 10}
     assert Settings(width=8).arguments == {"labels": 10, "width": 8}
+    other = Settings(levels=3, image_shape=[3, 20, 30], classes=0)
+    assert other.arguments == {"labels": 0, "levels": 3, "image_shape": (3, 20, 30)}
     for network, kind in (("unet", "UNet"), ("dit", "DiT")):
         run = Run(Settings(network=network, width=16), CPU)
         assert type(run.network).__name__ == kind
@@ -211,7 +214,8 @@ def test_settings_reach_the_batches(digits, monkeypatch):
     )
     list(Run(settings, CPU).steps(digits))
     wanted = {
-        "size": 6, "seed": 4, "pairing": "optimal", "times": "uniform", "label_dropout": 0.5
+        "size": 6, "seed": 4, "pairing": "optimal", "times": "uniform", "label_dropout": 0.5,
+        "classes": 10,
     }  # fmt: skip
     assert seen == [(0, wanted), (1, wanted)]
 
