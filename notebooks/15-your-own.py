@@ -33,6 +33,8 @@ if "google.colab" in sys.modules:
 import csv
 import math
 import tempfile
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -40,6 +42,12 @@ import torch
 from fmtutorial import plotting, tables
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
+from fmtutorial.images.cost import training_cost
+from fmtutorial.images.data import ImageSet, dequantise, to_pixels
+from fmtutorial.images.measures import held_out_loss, nearest_ratio, pixel_scores
+from fmtutorial.images.pictures import show_pixels, tile
+from fmtutorial.images.settings import Settings, fitted
+from fmtutorial.images.sources import read_images
 from fmtutorial.labs import default_device, record, stored_results
 from fmtutorial.losses import flow_matching_loss
 from fmtutorial.metrics import two_sample_test
@@ -185,7 +193,7 @@ def loss():
     return flow_matching_loss(network, path, x0, x1, t)
 
 
-losses = [step.loss for step in train(network, loss, 2500, 3e-3, ema)]
+losses = [step.loss for step in train(network, loss, 1800, 3e-3, ema)]
 flow = ema.network
 first, last = sum(losses[:20]) / 20, sum(losses[-500:]) / 500
 print("the loss falls:", last < 0.8 * first)
@@ -297,16 +305,22 @@ for name, rows in [("flow", samples), ("data", fresh), ("shuffled", shuffled)]:
     for scale, by in [("standardised", units.standardise), ("file", lambda r: r)]:
         tests[name, scale] = two_sample_test(by(rows), by(other), 499, chance)
 
+
 # %%
-print("data pass:", tests["data", "standardised"].p_value > 0.01)
-print("shuffled are seen:", tests["shuffled", "standardised"].p_value < 0.01)
-print("in the file's units they pass:", tests["shuffled", "file"].p_value > 0.01)
-near = tests["flow", "standardised"].distance / tests["flow", "standardised"].floor
-print("the flow is within 2.5 floors:", near < 2.5)
-assert tests["data", "standardised"].p_value > 0.01 and near < 2.5
+def seen(scale):
+    """By how much shuffled lengths change the distance, relative to that of data."""
+    return tests["shuffled", scale].distance / tests["data", scale].distance - 1
+
+
+flow_test = tests["flow", "standardised"]
+print("data pass:", tests["data", "standardised"].p_value > 0.005)
+print("shuffled rows do not:", tests["shuffled", "standardised"].p_value < 0.005)
+print("in the file's units the distance does not move:", abs(seen("file")) < 0.01)
+print("the flow is within 2.5 floors:", flow_test.distance < 2.5 * flow_test.floor)
 assert (
-    tests["shuffled", "standardised"].p_value < 0.01 < tests["shuffled", "file"].p_value
+    tests["shuffled", "standardised"].p_value < 0.005 < tests["data", "standardised"][1]
 )
+assert abs(seen("file")) < 0.01 and flow_test.distance < 2.5 * flow_test.floor
 
 # %% tags=["nbval-ignore-output"]
 for (name, scale), found in tests.items():
@@ -361,3 +375,237 @@ plotting.show(
 
 # %% [markdown]
 # *Figure 15.1.* Rows that the training has not seen, and samples of the flow, in the units of the file.
+
+# %% [markdown]
+# ## Images
+#
+# 1892 emoji in colour come with the package, 32×32 pixels on white (Noto Emoji, Apache License 2.0). Every tenth is held out. For your own write the name of a folder in the place of "emoji".
+
+# %%
+images = ImageSet(*(part.to(device) for part in read_images("emoji")))
+held_out = ImageSet(*(part.to(device) for part in read_images("emoji", "test")))
+print(
+    f"{len(images.images)} images of shape {tuple(images.images.shape[1:])}, ", end=""
+)
+print(f"{len(held_out.images)} held out")
+record("emoji_count", len(images.images))
+record("emoji_held_out", len(held_out.images))
+
+# %%
+show_pixels(
+    tile(images.images[:48].cpu(), columns=16)[None],
+    "emoji",
+    "48 emoji in three rows, in full colour on white: faces, flags, animals, food and "
+    "signs.",
+)
+
+# %% [markdown]
+# *Figure 15.2.* Look at your data before anything else: the first 48 images that will be trained with.
+#
+# **Check 15.8** (a baseline). A loss of 0.6 means nothing by itself. If all pixels were independent normal numbers with variances $v$, the best possible field would have a loss of $\frac\pi2\sqrt v$ for each. Hold that against `target_variance`, and then against the network after 80 steps: it must be lower.
+
+# %%
+x = images.images.float() / 127.5 - 1
+variance = x.var(dim=0).flatten()
+baseline = (math.pi / 2 * variance.sqrt()).mean().item()
+noise = torch.randn(4000, 1, generator=generator)
+one = Gaussian(torch.zeros(1), variance.mean().item())
+t = torch.rand(4000, generator=generator)
+on_path = path.sample(noise, one.sample(4000, generator), t).x_t
+floor = ExactField(path, one).target_variance(on_path, t).mean().item()
+formula = math.pi / 2 * variance.mean().sqrt().item()
+print("the formula is the floor of the exact field:", abs(floor / formula - 1) < 0.05)
+assert abs(floor / formula - 1) < 0.05
+
+
+# %%
+def per_pixel_loss(network, some, batch):
+    """Return the loss of a batch drawn from some images, divided by their numbers."""
+    rows = torch.randint(len(some.images), (batch,), generator=generator)
+    x1 = dequantise(some.images[rows], generator)
+    x0 = torch.randn(x1.shape, generator=generator)
+    t = torch.rand(batch, generator=generator)
+    return flow_matching_loss(network, path, x0, x1, t) / x1[0].numel()
+
+
+# %%
+unet = UNet((3, 32, 32), width=24, levels=3)
+average = EMA(unet, decay=0.95)
+steps_of = train(unet, lambda: per_pixel_loss(unet, images, 32), 80, 3e-3, average)
+losses = [step.loss for step in steps_of]
+beginning, end = sum(losses[:5]) / 5, sum(losses[-20:]) / 20
+print("above the baseline at first:", beginning > baseline)
+print("below it at the end:", end < 0.9 * baseline)
+assert beginning > baseline and end < 0.9 * baseline
+record("baseline", f"{baseline:.2f}")
+
+# %% [markdown]
+# Ten seconds are not enough for emoji. They are enough to see that something is learned: a white ground, and blobs of strong colour in the middle.
+
+# %%
+x0 = torch.randn(48, 3, 32, 32, generator=generator)
+with torch.no_grad():
+    end_states = solve(
+        average.network, x0, torch.linspace(0, 1, 11), heun, last_only=True
+    )
+made_images = to_pixels(end_states.last)
+
+# %% tags=["nbval-ignore-output"]
+show_pixels(
+    tile(made_images.cpu(), columns=16)[None],
+    "young-emoji",
+    "48 images in three rows: soft blobs of colour in the middle of a light ground. None "
+    "is an emoji yet.",
+)
+
+# %% [markdown]
+# *Figure 15.3.* Samples after ten seconds of training.
+#
+# **Check 15.9** (measured without a classifier). The energy distance of pixels to images held out, with the floor from training images; the distance to the nearest training image, where images held out give 1; the loss on training and on held-out images. This network is far from the data, copies nothing, and has not overfitted.
+
+# %%
+pixels = pixel_scores(made_images, images.images, held_out.images)
+nearest = nearest_ratio(made_images, images.images, held_out.images)
+both = held_out_loss(average.network, images, held_out, most=96, draws=2)
+print("far above the floor:", pixels.distance > 1.3 * pixels.floor)
+print("no copies:", nearest.copies <= nearest.floor)
+print("no overfitting:", both.gap < 4 * both.gap_error)
+assert pixels.distance > 1.3 * pixels.floor and nearest.copies <= nearest.floor
+assert both.gap < 4 * both.gap_error
+
+# %% tags=["nbval-ignore-output"]
+print(
+    f"distance {pixels.distance:.2f}, floor {pixels.floor:.2f} ({pixels.count} images)"
+)
+print(f"nearest image: {nearest.ratio:.2f} ± {nearest.error:.2f}")
+print(f"loss: {both.training:.3f}, held out {both.held_out:.3f}", end="")
+print(f", gap {both.gap:.3f} ± {both.gap_error:.3f}")
+record("young_distance", f"{pixels.distance:.1f}")
+record("young_floor", f"{pixels.floor:.1f}")
+record("young_nearest", f"{nearest.ratio:.2f} ± {nearest.error:.2f}")
+record("young_gap", f"{both.gap:.3f} ± {both.gap_error:.3f}".replace("-", "−"))
+
+# %% [markdown]
+# ## Overfitting, on purpose
+#
+# **Check 15.10** (the loss held out turns). Train on 30 images only, 16 pixels wide, and watch both losses at the same noise and times. The one on the thirty goes on falling. The one on images held out stops, and turns.
+
+# %%
+small = [read_images("emoji", split, size=16) for split in ("train", "test")]
+few, others = (ImageSet(*(part.to(device) for part in some)) for some in small)
+few = ImageSet(*(part[:30] for part in few))
+learner, curve = UNet((3, 16, 16), width=32), []
+slow = train(learner, lambda: per_pixel_loss(learner, few, 30), 900, 4e-3)
+for step in islice(slow, 260):  # before the learning rate has fallen
+    if step.number % 20 == 0:
+        found = held_out_loss(learner, few, others)
+        curve.append((step.number, found.training, found.held_out, found.gap_error))
+
+# %%
+best = min(curve, key=lambda row: row[2])
+last = curve[-1]
+print("held out, it turns before the end:", last[2] > best[2] + 0.005)
+print("while that of the thirty still falls:", last[1] < best[1])
+print("and the gap is clear:", last[2] - last[1] > 3 * last[3])
+assert last[2] > best[2] + 0.005 and last[1] < best[1]
+assert last[2] - last[1] > 3 * last[3]
+
+# %% tags=["hide-input"]
+figure, axes = plotting.panels(["30 images, trained for long"], width=4.2)
+number, training, outside, _ = zip(*curve, strict=True)
+axes[0].plot(number, training, color=plotting.MODEL, label="the thirty")
+axes[0].plot(number, outside, color=plotting.DATA, label="held out")
+axes[0].axvline(best[0], color="#9ca3af", lw=0.8, ls=":")
+axes[0].set(xlabel="steps", ylabel="loss per number", xlim=(0, None))
+axes[0].legend(frameon=False)
+plotting.show(
+    figure,
+    "overfitting",
+    "Two losses over 260 steps. Both fall steeply together at first. Then the one on the "
+    "thirty images goes on falling, while that on images held out flattens and rises "
+    "a little after a dotted line.",
+)
+record("few_training", f"{last[1]:.2f}")
+record("few_held_out", f"{last[2]:.2f}")
+record("few_gap", f"{last[2] - last[1]:.2f} ± {last[3]:.2f}")
+
+# %% [markdown]
+# *Figure 15.4.* Overfitting. The dotted line is where to stop.
+#
+# ## What it costs
+#
+# **Check 15.11** (counted before it is paid). One step for one image on a device that computes nothing: operations and bytes. Twice the width costs about four times the operations, twice the side of the images about four times the operations and the activations. And the number of parameters is that of the network which has been trained.
+
+# %%
+base = fitted(Settings(data="emoji", width=32, levels=3, batch=32), images)
+rows = {"as it is": base, "twice the width": replace(base, width=64)}
+rows["twice the side"] = replace(base, image_shape=(3, 64, 64))
+costs = {name: training_cost(settings) for name, settings in rows.items()}
+small, wide, large = costs.values()
+print(f"twice the width: {wide.flops_per_image / small.flops_per_image:.1f} times")
+print(
+    f"twice the side: {large.flops_per_image / small.flops_per_image:.1f} times", end=""
+)
+print(f", activations {large.activation_bytes / small.activation_bytes:.1f} times")
+assert 3 < wide.flops_per_image / small.flops_per_image < 4.5
+assert 3 < large.flops_per_image / small.flops_per_image < 5.5
+counted = training_cost(replace(base, width=24, classes=0)).parameters
+assert counted == sum(p.numel() for p in unet.parameters())
+
+# %%
+for name, cost in costs.items():
+    key = name.split()[-1]
+    print(f"{name}: {cost.parameters / 1e6:.2f} million parameters, ", end="")
+    print(f"{cost.flops_per_image / 1e9:.2f} GFLOP an image, ", end="")
+    print(f"{cost.bytes / 1e6:.0f} MB")
+    record(f"parameters_{key}", f"{cost.parameters / 1e6:.1f}")
+    record(f"gflop_{key}", f"{cost.flops_per_image / 1e9:.2f}")
+    record(f"megabytes_{key}", f"{cost.bytes / 1e6:.0f}")
+
+# %% [markdown]
+# ## Longer
+#
+# The same data with the command of chapter 8, `python -m fmtutorial.images train --data emoji`, on one thread of a laptop-like processor. The script `tests/benchmarks/your_own.py` ran it and measured it.
+
+# %%
+long = stored_results("your_own")
+training, measured = long["training"], long["measured"]
+record("long_command", long["command"])
+record("long_steps", training["steps"])
+record("long_minutes", round(training["processor_minutes"]))
+record("long_gflops", round(training["gflop_per_second"]))
+record("long_shown", ", ".join(str(n) for n in long["shown_steps"][:2]))
+record("long_peak", round(training["peak_bytes"] / 1e6))
+record("long_distance", f"{measured['pixels']['distance']:.1f}")
+record("long_floor", f"{measured['pixels']['floor']:.1f}")
+record("long_p", f"{measured['pixels']['p_value']:.3f}")
+
+# %%
+near, off = measured["nearest"], measured["loss"]
+record("long_nearest", f"{near['ratio']:.2f} ± {near['error']:.2f}")
+record("long_copies", f"{100 * near['copies']:.0f}")
+record("long_copies_floor", f"{100 * near['floor']:.0f}")
+record("long_training", f"{off['training']:.3f}")
+record("long_held_out", f"{off['held_out']:.3f}")
+record("long_gap", f"{off['gap']:.3f} ± {off['gap_error']:.3f}".replace("-", "−"))
+cost = long["cost"]
+print(f"{training['steps']} steps, {cost['gflop_per_image']:.2f} GFLOP an image")
+assert abs(cost["gflop_per_image"] * 1e9 / small.flops_per_image - 1) < 0.01
+
+# %% [markdown]
+# ## Summary
+#
+# - Split before you look, standardise by the training rows, and keep shift and scale with the network.
+# - In a file's units the log-density is that of the network less $\sum\log s$. A likelihood without units and a standard error is no result.
+# - Enough steps are those after which the mean moves less than its error. Beyond two dimensions the mass is a mean of weights, and the effective number of draws says whether to believe it.
+# - Distances need a floor beside them and columns of one scale. Copies pass every test of likeness, so ask for the nearest neighbours.
+# - For images: a baseline, the loss held out, the floor, the neighbours, and your eyes.
+# - Count operations and bytes before you train.
+#
+# ## Questions
+#
+# 1. Train on the logarithm of the mass in the place of the mass. Which term comes to the log-density in the file's units, and what becomes of the gap in Check 15.4?
+# 2. Round the masses to whole hundreds of grams and train again. What happens to the log-likelihood, and why is it worthless?
+# 3. Use all rows for shift and scale in Check 15.2. How much does the held-out likelihood move, beside its standard error?
+# 4. In Check 15.7 mix 5 % of copies into the flow's samples. Which of the two numbers sees them?
+# 5. Double the thirty images of Check 15.10 by their mirror images. Where does the loss turn now?

@@ -119,6 +119,6 @@ def _number(cell: str) -> float | None:
 
 def _missing(path: Path, count: int, first: str) -> str:
     return (
-        f"{path.name}: {count} rows have a missing number, the first is {first}: leave them out, "
+        f"{path.name}: a number is missing in {first} (rows with a gap: {count}): leave them out, "
         "or fill them in and say how"
     )
