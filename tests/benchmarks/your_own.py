@@ -3,12 +3,14 @@
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/your_own.py STEPS
     PYTHONPATH=. python tests/benchmarks/your_own.py emoji FOLDER  # fmtutorial/data/emoji.npz
 
-The first trains with the command, as a reader would, and writes a picture of its samples after a
-sixteenth, a quarter and all of its steps beside the results.
+The first trains with the command, as a reader would, and puts a picture of its samples after a
+sixteenth, a quarter and all of its steps into the results.
 
 FOLDER is the unpacked npm package emoji-datasource-google 16.0.0. Chapter 15.
 """
 
+import base64
+import io
 import json
 import resource
 import subprocess
@@ -28,7 +30,6 @@ from fmtutorial.images.run import Run
 from fmtutorial.images.weights import load_weights
 
 DATA = Path(fmtutorial.__file__).parent / "data"
-PICTURE = DATA.parents[1] / "book" / "_static" / "your-own-emoji.png"
 TRAIN = "train --data emoji --width 32 --levels 3 --batch 32 --warm-up 100 --ema-decay 0.998"
 COLUMNS, SIDE = 4, 34  # images of each class in the picture, and their pixels with a gap
 
@@ -48,7 +49,7 @@ def main(steps):
         run = Run.load(out / "checkpoint.pt", torch.device("cpu"))
         weights = str(out / "weights.safetensors")
         command(["evaluate", "--weights", weights, "--samples", "189", "--out", str(measured)])
-        shown = draw(out, run.settings.steps)
+        shown, picture = draw(out, run.settings.steps)
         cost, found = training_cost(run.settings), json.loads(measured.read_text())
         made = load_weights(weights).provenance
     flops = cost.flops_per_image * run.settings.batch
@@ -64,6 +65,7 @@ def main(steps):
         },
         "made": made,
         "shown_steps": shown,
+        "picture": picture,
         "cost": {
             "gflop_per_image": cost.flops_per_image / 1e9,
             "parameters": cost.parameters,
@@ -76,7 +78,7 @@ def main(steps):
 
 
 def draw(out, steps):
-    """Put a few columns of three pictures of the run side by side; return their steps."""
+    """Put a few columns of three pictures of the run side by side, as a PNG in base64."""
     there = sorted(int(file.stem.removeprefix("step-")) for file in out.glob("step-*.png"))
     shown = [min(there, key=lambda n: abs(n - share * steps)) for share in (1 / 16, 1 / 4, 1)]
     parts = []
@@ -85,9 +87,10 @@ def draw(out, steps):
             parts.append(np.asarray(picture.convert("RGB"))[:, : COLUMNS * SIDE - 2])
     gap = np.full((len(parts[0]), 12, 3), 255, np.uint8)
     sheet = np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
-    large = Image.fromarray(sheet.repeat(2, axis=0).repeat(2, axis=1))
-    large.quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
-    return shown
+    file = io.BytesIO()
+    few_colours = Image.fromarray(sheet).quantize(256, dither=Image.Dither.NONE)
+    few_colours.save(file, "png", optimize=True)
+    return shown, base64.b64encode(file.getvalue()).decode()
 
 
 def write_emoji(folder):
