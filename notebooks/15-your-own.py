@@ -603,7 +603,10 @@ with Image.open(io.BytesIO(base64.b64decode(long["picture"]))) as picture:
 show_pixels(
     sheet.permute(2, 0, 1)[None],
     "older-emoji",
-    "Three blocks of small pictures, each with nine rows of four. ALT_TEXT",
+    "Three blocks of small pictures, nine rows of four each. In the first they are noise "
+    "with stains. In the second there are blobs of clean colour on white. In the third "
+    "the smileys are round and yellow, the flags are broad with straight borders, and "
+    "no other row can be named.",
 )
 
 # %% [markdown]

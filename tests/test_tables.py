@@ -9,6 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
+from fmtutorial.likelihood import log_likelihood
 from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.tables import (
     Units,
@@ -86,6 +87,16 @@ def test_the_change_of_units_is_the_one_of_a_density():
     rows = torch.linspace(-2000, 2000, 801, **DOUBLE)[:, None]
     density = log_density(field, units.standardise(rows), units, 16).exp()
     assert torch.trapezoid(density, rows[:, 0]).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_the_split_is_at_random_and_by_its_generator():
+    """Rows that come in order must not be split in order."""
+    rows, g = draws(1000).sort(dim=0).values, torch.Generator()
+    first, again, other = (split_rows(rows, 0.5, g.manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.held_out, again.held_out)
+    assert not torch.equal(first.held_out, other.held_out)
+    apart = (first.held_out.mean(0) - first.train.mean(0)) / rows.std(0)
+    assert apart.abs().max() < 0.3  # five standard errors
 
 
 def test_copies_of_a_row_stay_on_one_side():
@@ -191,6 +202,14 @@ def test_the_rule_of_the_steps_is_a_tenth_of_the_error():
 def test_steps_that_never_settle_are_refused():
     with pytest.raises(ValueError, match="16 steps still change"):
         enough_steps(lambda steps: torch.linspace(0, 1, 9) + steps, most=20)
+
+
+def test_so_many_steps_are_taken_as_are_asked_for(split):
+    field, units = exact_field(split.units), split.units
+    x, times = units.standardise(split.held_out[:5]), torch.linspace(1, 0, 4, **DOUBLE)
+    with torch.no_grad():
+        three = log_likelihood(field, x, Gaussian(torch.zeros(3, **DOUBLE)), times)
+    assert torch.allclose(log_density(field, x, units, 3) + units.log_volume, three, atol=1e-12)
 
 
 # Copies
@@ -306,6 +325,23 @@ def test_files_of_another_kind_are_refused(tmp_path):
     np.save(tmp_path / "gaps.npy", rows)
     with pytest.raises(ValueError, match=r"missing in row 5 \(rows with a gap: 1\)"):
         read_table(tmp_path / "gaps.npy")
+
+
+class Trap:
+    """Makes a file when it is read as a pickle."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_no_code_in_a_file_is_run(tmp_path):
+    np.save(tmp_path / "trap.npy", np.array([Trap(tmp_path / "sprung")]), allow_pickle=True)
+    with pytest.raises(ValueError, match="no array of numbers"):
+        read_table(tmp_path / "trap.npy")
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_column_that_changes_only_in_the_rows_held_out_is_refused():
