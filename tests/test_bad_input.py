@@ -26,6 +26,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_structure import HIDDEN
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -245,8 +246,34 @@ def some_digits():
 
 def pixels(x):
     """Unsigned bytes, shape (N, height, width)."""
-    found = tensor(x, torch.float32).but("bool", flat=x.flatten(1), one=x[0], rank=x[None])
+    found = tensor(x, torch.float32).but("bool", flat=x.flatten(1), one=x[0], rank=x[None, None])
     return found.but(long=x.long())._replace(empty=x[:0])
+
+
+def three_sets():
+    """Samples, training images and held-out images."""
+    whole = digits().images
+    names = ("samples", "train", "held_out")
+    sets = {k: pixels(whole[10 * i : 10 * i + 10]) for i, k in enumerate(names)}
+    return {k: a.but(one_alone=a.good[:1], other=a.good[:, :5]) for k, a in sets.items()}
+
+
+def shard():
+    return thing((0, 1), none=(0, 0), beyond=(1, 1), negative=(-1, 1), one=(0,), list=[0, 1])
+
+
+NONSENSE = [f"gives {nonsense}" for nonsense in ("None", "text", "integers", "an array")]
+NONSENSE += ["gives another shape"]
+
+
+def pictures():
+    """A folder of pictures."""
+    place = folder() / "pictures"
+    place.mkdir(exist_ok=True)
+    for i, image in enumerate(digits().images[:3]):
+        if not (place / f"{i}.png").exists():
+            Image.fromarray(image.numpy()).save(place / f"{i}.png")
+    return place
 
 
 def image_batch(step):
@@ -1244,13 +1271,15 @@ CALLS = {
         "pairing": name("optimal"),
         "times": name("uniform"),
         "label_dropout": number(0.1, 0, 1),
+        "classes": count(10, 0),
     },
+    "images.batches.check_shard": lambda: {"shard": shard()},
     "images.batches.digit_loss": lambda: {
         "field": function(labelled),
         "batches": thing(image_batch, wrong=lambda step: None),
         "precision": precision(),
         "done": count(0, 0),
-        "shard": thing((0, 1), none=(0, 0), beyond=(1, 1), negative=(-1, 1), one=(0,)),
+        "shard": shard(),
         "then": lambda loss: loss(),
     },
     "images.bits.bits_per_dimension": lambda: {
@@ -1294,6 +1323,23 @@ CALLS = {
         "most": Argument(1, {}),
         "n": Argument(3, {}),
     },
+    "images.cost.Cost": lambda: {
+        key: Argument(value, {})
+        for key, value in (
+            ("flops_per_image", 1.0),
+            ("parameters", 1),
+            ("state_bytes", 1),
+            ("activation_bytes", 1),
+        )
+    },
+    "images.cost.plan": lambda: {
+        "settings": thing(settings()),
+        "seconds": number(0.1, 0),
+        "device": device(),
+    },
+    "images.cost.training_cost": lambda: {"settings": thing(settings())},
+    "images.data.check_split": lambda: {"split": name("train")},
+    "images.data.data_folder": lambda: {},
     "images.data.dequantise": lambda: {
         "images": pixels(digits().images[:3]).but("flat", "one", "rank"),
         "generator": generator(),
@@ -1304,9 +1350,7 @@ CALLS = {
         "valid": False,  # looks for 60 000 digits
     },
     "images.data.small_digits": lambda: {"split": name("train")},
-    "images.data.to_pixels": lambda: {
-        "x": state(images()).but(flat=plane(), colour=images(3)[None])
-    },
+    "images.data.to_pixels": lambda: {"x": state(images()).but(flat=plane(), film=images(3)[None])},
     "images.data.verify": lambda: {"raw": file(folder()), "valid": False},
     "images.devices.autocast": lambda: {"device": device(), "precision": precision()},
     "images.devices.check_device": lambda: {"device": device()},
@@ -1317,6 +1361,35 @@ CALLS = {
         "then": lambda field: field(plane(), clock(), None),
     },
     "images.devices.precision_named": lambda: {"name": name("float32"), "device": device()},
+    "images.folders.held_out": lambda: {
+        "labels": labels(torch.arange(50) // 5).but("fewer"),
+        "split": name("test"),
+        "name": Argument("some", {}),
+    },
+    "images.folders.read_folder": lambda: {
+        "folder": file(pictures()),
+        "split": name("train"),
+        "size": optional(count(4)),
+    },
+    "images.measures.held_out_loss": lambda: {
+        "network": function(labelled),
+        "train": some_digits().but("floating labels"),
+        "held_out": some_digits().but("floating labels"),
+        "most": count(3, 2),
+        "draws": count(2),
+        "seed": count(0, 0),
+        "precision": precision(),
+    },
+    "images.measures.nearest_distances": lambda: {
+        "images": pixels(digits().images[:3]),
+        "among": pixels(digits().images[:4])._replace(empty=None),
+    },
+    "images.measures.nearest_ratio": lambda: three_sets(),
+    "images.measures.pixel_scores": lambda: {
+        **three_sets(),
+        "most": count(5, 2),
+        "seed": count(0, 0),
+    },
     "images.pictures.encode": lambda: {
         "frames": pixels(digits().images[:3]),
         "pause": count(60, 0),
@@ -1332,6 +1405,15 @@ CALLS = {
         "columns": count(2),
         "gap": count(2, 0),
     },
+    "images.pictures.plain": lambda: {
+        "image": thing(Image.new("L", (3, 4)), array=np.zeros((3, 4), np.uint8)),
+        "grey": flag(True),
+        "then": np.asarray,
+    },
+    "images.pictures.squared": lambda: {
+        "images": pixels(digits().images[:3]),
+        "size": count(4),
+    },
     "images.run.Run": lambda: {"settings": thing(settings()), "device": device()},
     "images.run.Run.load": lambda: {
         "on": Run,
@@ -1342,15 +1424,28 @@ CALLS = {
     "images.run.Run.steps": lambda: {
         "on": Run(settings(), torch.device("cpu")),
         "digits": some_digits(),
-        "shard": thing((0, 1), none=(0, 0), negative=(-1, 1), one=(0,)),
+        "shard": shard(),
         "then": take,
+    },
+    "images.run.seconds_per_step": lambda: {
+        "settings": thing(settings()),
+        "digits": some_digits(),
+        "shard": shard(),
+        "then": lambda seconds: None,  # of the machine's speed
     },
     "images.run.steps_within": lambda: {
         "minutes": positive(0.01),
         "settings": thing(settings()),
         "digits": some_digits(),
-        "shard": thing((0, 1), none=(0, 0), negative=(-1, 1), one=(0,)),
+        "shard": shard(),
         "then": lambda steps: None,  # of the machine's speed
+    },
+    "images.sampling.check_guidance": lambda: {
+        "network": function(labelled).but(*NONSENSE)._replace(shows={}),
+        "scale": Argument(1.0, {}),
+    },
+    "images.sampling.images_of": lambda: {
+        "network": function(labelled).but(*NONSENSE)._replace(shows={}),
     },
     "images.sampling.check_seed": lambda: {"seed": count(0, 0)},
     "images.sampling.evaluations": lambda: {"method": name("heun"), "steps": count(3)},
@@ -1394,7 +1489,12 @@ CALLS = {
         "then": take,
     },
     "images.settings.Settings": lambda: {
-        **{key: name(value) for key, value in (("data", "small"), ("network", "dit"))},
+        "data": name("small").but("unknown", none=""),
+        "network": name("dit"),
+        "levels": Argument(None, {"text": "3", "few": 1, "many": 40, "of a DiT": 2}),
+        "size": optional(count(8)),
+        "image_shape": shape((1, 28, 28), 3),
+        "classes": count(10, 0),
         **{key: name(value) for key, value in (("pairing", "optimal"), ("times", "uniform"))},
         "precision": name("float32"),
         "width": optional(count(8)),
@@ -1406,6 +1506,18 @@ CALLS = {
         "label_dropout": number(0.1, 0, 1),
         **{key: Argument(False, {"text": "x", "None": None}) for key in ("compile",)},
         "checkpointing": Argument(False, {"text": "x", "None": None}),
+    },
+    "images.settings.check_fits": lambda: {
+        "settings": thing(settings()),
+        "images": some_digits().but("floating labels"),
+    },
+    "images.settings.class_count": lambda: {"images": some_digits()},
+    "images.settings.fitted": lambda: {"settings": thing(settings()), "images": some_digits()},
+    "images.settings.image_shape": lambda: {"images": some_digits()},
+    "images.sources.read_images": lambda: {
+        "source": file(pictures()),
+        "split": name("train"),
+        "size": optional(count(4)),
     },
     "images.settings.check_setting": lambda: {"name": name("steps"), "value": count(3)},
     "images.weights.load_weights": lambda: {"source": file("mnist")},
@@ -1556,6 +1668,7 @@ CALLS = {
         "labels": count(2, 0),
         "checkpointing": flag(False),
         "frequencies": shape((6, 7)),
+        "levels": count(2, 2),
         "then": lambda network: None,
     },
     "networks.UNet.forward": lambda: of_network(UNet((1, 8, 8), 8, labels=2), images(), 3),
@@ -1847,7 +1960,8 @@ done with a result that is itself a function or a generator; None for no valid c
 
 LEFT_OUT = {
     **dict.fromkeys(
-        ["images.command", "images.options", "images.process", "images.__main__"],
+        ["images.command", "images.evaluation", "images.options", "images.process"]
+        + ["images.__main__"],
         "the command line, whose own test breaks it",
     ),
     **dict.fromkeys(
@@ -1863,6 +1977,7 @@ LEFT_OUT = {
         [f"manifolds.{name}" for name in ("angle_over_sine", "cos_and_sinc", "dot")],
         "arithmetic on what has been checked",
     ),
+    "images.folders.check_memory": "arithmetic on what has been checked",
     "fields.flatten": "one line of arithmetic on a state that has been checked",
     **dict.fromkeys(
         ["fields.gradients", "fields.outside_inference"], "for those who have checked their input"
@@ -1917,7 +2032,9 @@ NEEDS_SAMPLES = {
     *(f"flow_maps.{name}_loss" for name in ("lagrangian", "shortcut")),
     *(f"images.classifier.{name}" for name in ("class_spread", "digit_distance")),
     "images.classifier.score_digits",
-    *(f"images.pictures.{name}" for name in ("encode", "show_pixels", "tile")),
+    "images.folders.held_out",
+    *(f"images.measures.{name}" for name in ("nearest_ratio", "pixel_scores")),
+    *(f"images.pictures.{name}" for name in ("encode", "show_pixels", "squared", "tile")),
     *(f"losses.{name}" for name in ("flow_matching_loss", "mean_squared_norm")),
     *(f"metrics.{name}" for name in ("energy_distance", "frechet_distance", "fresh_ratio")),
     *(f"metrics.{name}" for name in ("mode_shares", "moments", "relative_error")),

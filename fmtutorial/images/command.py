@@ -41,10 +41,10 @@ def train_command(o: argparse.Namespace, signals: Signals) -> None:
     device, shard = join(o.device)
     first = shard[0] == 0
     if o.plan:
-        settings, images = read(settings_asked(o), device, first)
+        settings, images, about = read(settings_asked(o), device)
         seconds = seconds_per_step(settings, images, shard)
         if first:
-            print(plan(settings, seconds, device))
+            print(f"{about}\n{plan(settings, seconds, device)}")
     else:
         if first:
             o.out.mkdir(parents=True, exist_ok=True)
@@ -52,38 +52,45 @@ def train_command(o: argparse.Namespace, signals: Signals) -> None:
             if checkpoint.exists() and not o.resume:
                 raise ValueError(f"{o.out} holds a run: add --resume, or choose another folder")
             run = Run.load(checkpoint, device) if o.resume else None
-            settings, images = read(run.settings if run else settings_asked(o), device, first)
+            settings, images, about = read(run.settings if run else settings_asked(o), device)
             if o.budget and not run:
                 steps = steps_within(o.budget, settings, images, shard)
                 settings = dataclasses.replace(settings, steps=steps)
             run = run or Run(settings, device)
-            take_steps(run, images, o, shard, signals)
+            take_steps(run, images, o, shard, signals, about)
             if first:
                 finish(run, o.out, device, shard[1])
     if shard[1] > 1:
         dist.destroy_process_group()
 
 
-def read(settings: Settings, device: torch.device, say: bool) -> tuple[Settings, ImageSet]:
-    """Return the settings of a run with the form of its images, and these; say what they are."""
-    splits = [read_images(settings.data, split, settings.size) for split in ("train", "test")]
-    settings = fitted(settings, splits[0])
+def read(settings: Settings, device: torch.device) -> tuple[Settings, ImageSet, str]:
+    """Return the settings of a run with the form of its images, these, and a line on them."""
+    images, held_out = (
+        read_images(settings.data, split, settings.size) for split in ("train", "test")
+    )
+    settings = fitted(settings, images)
     channels, height, across = settings.image_shape
     with torch.device("meta"):
         multiple = NETWORKS[settings.network](**settings.arguments).multiple
     sides = [-(-side // multiple) * multiple for side in (height, across)]
-    inside = f", padded to {sides[0]}×{sides[1]} inside the network"
-    if say:
-        print(
-            f"{len(splits[0].images)} images of {height}×{across} pixels and {channels} channels"
-            f"{inside if sides != [height, across] else ''}, {settings.classes or 'no'} classes; "
-            f"{len(splits[1].images)} more are held out"
-        )
-    return settings, ImageSet(*(part.to(device) for part in splits[0]))
+    inside = f" (padded to {sides[0]}×{sides[1]} in the network)"
+    about = (
+        f"{len(images.images)} images of {height}×{across} pixels"
+        f"{inside if sides != [height, across] else ''}, {channels} "
+        f"channel{'s' * (channels > 1)}, {settings.classes or 'no'} classes; "
+        f"{len(held_out.images)} more are held out"
+    )
+    return settings, ImageSet(*(part.to(device) for part in images)), about
 
 
 def take_steps(
-    run: Run, images: ImageSet, o: argparse.Namespace, shard: tuple[int, int], signals: Signals
+    run: Run,
+    images: ImageSet,
+    o: argparse.Namespace,
+    shard: tuple[int, int],
+    signals: Signals,
+    about: str,
 ) -> None:
     """Take the steps of a run that are left, with checkpoints, pictures and a bar of progress.
 
@@ -98,6 +105,9 @@ def take_steps(
     )
     with bar:
         for step in run.steps(images, shard):
+            if first and about:
+                tqdm.write(about)  # not before the first step, either
+                about = ""
             rate = step.number * run.settings.batch / run.seconds
             bar.set_postfix_str(f"loss {step.loss:.4f}, {rate:.0f} images/s", refresh=False)
             bar.update()

@@ -40,9 +40,10 @@ def training_cost(settings: Settings) -> Cost:
     """Count what a run costs, by a step for one image on the device "meta", without computing it.
 
     In single precision, with the attention's matrix of weights, which not every device keeps: in
-    half precision, or for large images on a GPU, a run takes less. The peak of a process, less
-    what it had before, was 1.0 to 1.3 times ``bytes`` on a CPU: the rest are results that nobody
-    keeps. With ``checkpointing`` a block's activations come to it while it is recomputed.
+    half precision, or for large images on a GPU, a run takes less. On a CPU the peak of a process,
+    less what it had before, was 1.0 to 1.5 times ``bytes`` for five networks of 180 to 420 MB (the
+    rest are results that nobody keeps), and 1.8 times with ``checkpointing``, where a block's
+    activations come to it while it is recomputed.
 
     Args:
         settings: of the run, with the images' shape and classes: see ``fitted``.
@@ -93,8 +94,9 @@ def plan(settings: Settings, seconds: float, device: torch.device) -> str:
             f"parameters   {cost.parameters}",
             f"operations   {cost.flops_per_image / 1e9:.3f} GFLOP an image and step, "
             f"{flops * settings.steps / 1e15:.3f} PFLOP in all",
-            f"memory       {_size(cost.bytes)}: {_size(4 * cost.parameters)} weights and as much "
-            f"for gradients and the average, {_size(8 * cost.parameters)} for AdamW, "
+            f"memory       {_size(cost.bytes)}, and up to half of it for what is not kept: "
+            f"{_size(4 * cost.parameters)} weights, as much for "
+            f"gradients and for the average, {_size(8 * cost.parameters)} for AdamW, "
             f"{_size(cost.activation_bytes)} activations of {settings.batch} images",
             f"time         {seconds:.3g} s a step on {device}{speed}; "
             f"{_time(seconds * settings.steps)} for {settings.steps} steps",

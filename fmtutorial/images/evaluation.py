@@ -56,7 +56,7 @@ def evaluate_command(o: argparse.Namespace, signals: Signals) -> None:
         precision_named(o.precision, o.device),
     )  # fmt: skip
     images = []
-    with tqdm(total=n, unit="image", delay=1e-3) as bar:
+    with tqdm(total=n, unit="digit" if known else "image", delay=1e-3) as bar:
         for batch in batches:
             images.append(batch)
             bar.update(len(batch))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fmtutorial.checkpoints import as_path
 from fmtutorial.fields import check_count
-from fmtutorial.images.data import ImageSet, check_split
+from fmtutorial.images.data import ImageSet, check_labels, check_split
 from fmtutorial.images.pictures import plain, squared
 from fmtutorial.images.process import free_memory
 
@@ -39,9 +39,9 @@ def read_folder(folder: str | Path, split: str = "train", size: int | None = Non
 
     If there are both ``train`` and ``test`` inside, they are the splits; else see ``held_out``, in
     the order of the paths. Hidden files are left out, others that are no pictures by their name
-    with a warning. All pictures are grey if each of them is; one in colour makes all of them
-    colour. What is transparent is put on white, what a camera has turned is turned back, 16 bits
-    become 8 (divided by 257), and of a film the first frame is taken.
+    with a warning. All pictures are grey if each of them is; one in colour, or with a palette,
+    makes all of them colour. What is transparent is put on white, what a camera has turned is
+    turned back, 16 bits become 8 (divided by 257), and of a film the first frame is taken.
 
     Args:
         folder: of pictures of one size, or of any sizes with ``size``.
@@ -99,6 +99,7 @@ def held_out(labels: Tensor, split: str, name: str = "the data") -> list[int]:
     Chapter 15.
     """
     check_split(split)
+    check_labels(labels, 2**63 - 1)
     n, many = len(labels), torch.bincount(labels)[labels] > 1
     out = set(range(HELD_OUT - 1, n, HELD_OUT)) or {n - 1}
     out = {i for i in out if n and many[i]}

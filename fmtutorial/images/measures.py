@@ -94,7 +94,7 @@ def nearest_ratio(samples: Tensor, train: Tensor, held_out: Tensor) -> NearestRa
     Chapter 15.
     """
     samples, train, held_out = _checked(samples, train, held_out)
-    ours, theirs = (nearest_distances(part, train).double() for part in (samples, held_out))
+    ours, theirs = (nearest_distances(part, train) for part in (samples, held_out))
     a, b = ours.mean().item(), theirs.mean().item()
     if b == 0:
         raise ValueError("every held-out image is a training image: hold out others")
@@ -102,7 +102,7 @@ def nearest_ratio(samples: Tensor, train: Tensor, held_out: Tensor) -> NearestRa
     # of a quotient of two means, to first order
     spread = ours.var().item() / len(ours) + rate**2 * theirs.var().item() / len(theirs)
     half = theirs.median().item() / 2
-    copies, floor = ((part < half).double().mean().item() for part in (ours, theirs))
+    copies, floor = ((part < half).float().mean().item() for part in (ours, theirs))
     return NearestRatio(rate, math.sqrt(spread) / b, copies, floor)
 
 

@@ -60,7 +60,7 @@ def check_setting(name: str, value: str | float | tuple[int, ...] | None) -> Non
         if not value.strip():
             raise ValueError(f"data is {value!r}; pass a name, a folder or a file")
     elif name == "image_shape":
-        check_kind(value, (tuple, list), name)
+        check_kind(value, tuple | list, name)
         if len(value) != 3:
             raise ValueError(f"image_shape is {value}; pass (channels, height, width)")
         for side in value:

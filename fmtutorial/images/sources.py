@@ -91,9 +91,10 @@ def _array(path: Path, split: str) -> ImageSet:
     except MemoryError:
         raise
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        why = f"{error}".replace("allow_pickle=False", "it would run code from the file")
+        code = any(word in str(error) for word in ("pickle", "Python objects"))
+        why = "it holds objects of Python, which may run code" if code else error
         wanted = "pass unsigned bytes saved by np.save or np.savez"
-        raise ValueError(f"{path} is no array of images ({why:.200}); {wanted}") from error
+        raise ValueError(f"{path} is no array of images ({why!s:.200}); {wanted}") from error
     if "images" not in arrays:
         raise ValueError(f"{path} has {sorted(arrays)}; pass an .npz with images and labels")
     images = _bytes(arrays["images"], path)

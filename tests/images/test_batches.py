@@ -269,6 +269,19 @@ def test_an_unknown_name_is_refused(digits, option):
         digit_batch(digits, 0, 10, seed=0, **{option: "best"})
 
 
+@pytest.mark.parametrize("classes", [0, 4])
+def test_batches_of_other_images(classes):
+    """Their shape is that of the images; "no label" is the number of classes."""
+    images = torch.randint(0, 256, (30, 3, 4, 6), dtype=torch.uint8)
+    labels = torch.arange(30) % max(1, classes)
+    found = digit_batch(Digits(images, labels), 1, 20, 0, label_dropout=0.5, classes=classes)
+    assert found.x0.shape == found.x1.shape == (20, 3, 4, 6)
+    rows = rows_of(found, Digits(images, labels))
+    kept = found.label == labels[rows]
+    assert None not in rows and (kept | (found.label == classes)).all()
+    assert (found.label.max() == classes) and (classes == 0 or 0 < kept.sum() < 20)
+
+
 # The loss.
 
 

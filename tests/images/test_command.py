@@ -165,7 +165,8 @@ def test_weights_are_the_average_and_say_how_they_were_made(run):
     assert set(found) == set(average)
     for name, value in average.items():
         assert torch.equal(found[name], value.half().float())
-    assert made["settings"] == load_checkpoint(run / "checkpoint.pt")["settings"]
+    kept = load_checkpoint(run / "checkpoint.pt")["settings"]
+    assert Settings(**made["settings"]) == Settings(**kept)
     assert made["processes"] == 1 and made["minutes"] >= 0
     assert made["torch"] == torch.__version__ and made["device"] == "cpu"
     assert "--width 8" in made["command"] and "--seed 3" in made["command"]

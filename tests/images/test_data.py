@@ -20,6 +20,8 @@ from torchvision import datasets
 from fmtutorial.images import data as module
 from fmtutorial.images.data import (
     ROOT_VARIABLE,
+    ImageSet,
+    check_digits,
     dequantise,
     mnist,
     small_digits,
@@ -75,6 +77,24 @@ def test_dequantisation_repeats_with_its_generator():
 def test_dequantisation_adds_a_channel(shape, generator):
     x = dequantise(torch.zeros(shape, dtype=torch.uint8), generator)
     assert x.shape == (3, 1, *shape[1:])
+
+
+def test_channels_are_kept(generator):
+    """Of colour, in order; one channel of a model's is none of the pixels."""
+    images = torch.randint(0, 256, (5, 3, 4, 6), dtype=torch.uint8, generator=generator)
+    x = dequantise(images, generator)
+    assert x.shape == (5, 3, 4, 6) and torch.equal(to_pixels(x), images)
+    assert (x - (images / 128 - 1)).min() >= 0
+    assert to_pixels(x[:, :1]).shape == (5, 4, 6)
+    assert to_pixels(x[:, :2]).shape == (5, 2, 4, 6)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 1, 4, 5), (3, 2, 2, 4, 5), (0, 4, 5), (3, 0, 5)])
+def test_sets_of_other_shapes_are_refused(shape):
+    images, labels = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"pass|without a channel"):
+        check_digits(ImageSet(images, labels))
+    check_digits(ImageSet(torch.zeros(3, 2, 4, 5, dtype=torch.uint8), torch.zeros(3).long()))
 
 
 def test_pixels_by_hand():

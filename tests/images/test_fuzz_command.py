@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from fmtutorial.images import command as module
-from fmtutorial.images import process
+from fmtutorial.images import evaluation, process
 from fmtutorial.images.command import main
+from fmtutorial.images.data import DATA, ImageSet
 from fmtutorial.images.options import parse
 from fmtutorial.images.weights import load_weights, save_weights
 from fmtutorial.networks import UNet
@@ -33,6 +34,7 @@ NOT_FINITE = ["nan", "inf", "-inf", "1e400", "-1e400"]
 NO_WHOLE = [*ODD, *NOT_FINITE, "1.5", "1e3", "-1", "9" * 30, "9" * 400, "9" * 5000]
 COUNT = [*NO_WHOLE, "0", "-0"]
 SHARE = [*ODD, *NOT_FINITE, "-0.1", "-1", "1.1", "2", "1e300", "1" * 400]
+SOURCE = [*ODD, "FULL", "full ", "é", "1", "a file", "tiny", "/dev/null", "x" * 300, "none.npy"]
 NAME = [*ODD, "FULL", "unet,dit", "full ", "é", "1"]
 DEVICE = [*ODD, "gpu", "cuda:99", "cuda:-1", "cuda:x", "cpu:7", "cpu:-1", "meta", "vulkan", "xla"]
 if not torch.cuda.is_available():
@@ -63,9 +65,12 @@ REFUSED = {
         "--budget": [*SHARE[:-4], "0", "0.0", "-0.0", "1e7", "1e300"],
         "--save-every": COUNT,
         "--sample-every": COUNT,
-        "--data": NAME,
+        "--data": SOURCE,
         "--network": NAME,
         "--width": [*COUNT, "1", "1025"],
+        "--size": [*COUNT, "4097"],
+        "--levels": [*COUNT, "1", "13"],
+        "--plan": ["1"],
         "--steps": [*COUNT, "10000001"],
         "--batch": [*COUNT, "1000001"],
         "--learning-rate": [*SHARE[:-4], "0", "11", "1e300"],
@@ -86,7 +91,7 @@ REFUSED = {
     | {
         "--out": [name.format("a.json") for name in NO_FILE],
         "--samples": [*COUNT, "19", "1000001"],
-        "--data": NAME,
+        "--data": SOURCE,
         "--bits": [*NO_WHOLE, "10001"],
         "--bits-steps": [*COUNT, "10001"],
         "--divergence": [*NAME, "trace"],
@@ -98,6 +103,8 @@ LATER = {
     "train": {
         "--out": ["/proc/run", "/dev/fd/run"],
         "--batch": ["1001", "60000"],
+        "--data": ["a folder"],
+        "--levels": ["6", "3 --network dit"],
         "--resume": [None],
     },
     "sample": {
@@ -119,6 +126,7 @@ LATER = {
         "--weights": ["", "a file", "a folder", "half"],
         "--samples": ["20 --data full"],
         "--bits": ["1", "1001"],
+        "--data": ["a folder", "emoji"],
     },
 }
 """Values that are wrong beside what was read: files, the digits, the machine."""
@@ -127,6 +135,9 @@ FINE = {
     "train": {
         "--out": ["é ü 数", "new/and/deep", "a folder", "./x"],
         "--width": ["2", "+5"],
+        "--size": ["5", "28"],
+        "--levels": ["3"],
+        "--data": ["emoji", "emoji --size 7 --levels 3"],
         "--batch": ["1", "1_0", "1000"],
         "--steps": ["2"],
         "--learning-rate": ["1e-9", "10"],
@@ -232,11 +243,11 @@ def test_values_are_refused_before_any_work(command, option, value, place, capsy
 def test_what_does_not_fit_is_refused(command, option, value, place, capsys, monkeypatch):
     """Before a digit is drawn, and nothing but an empty folder is left."""
     monkeypatch.setattr(module, "generate", None)
-    monkeypatch.setattr(module, "sample_digits", None)
+    monkeypatch.setattr(evaluation, "sample_digits", None)
     if "full" in str(value):  # all of MNIST has few 5s: in order, 20 digits hold one of them
         images, labels = torch.zeros(10_000, 28, 28, dtype=torch.uint8), torch.arange(10_000) // 893
-        test = module.Digits(images, labels.clamp(max=9))
-        monkeypatch.setitem(module.DATA, "full", lambda split: test)
+        test = ImageSet(images, labels.clamp(max=9))
+        monkeypatch.setitem(DATA, "full", lambda split: test)
     before = files(place)
     code, line = refusal(words(command, option, value), capsys)
     assert code == 1 and re.match(r"\w+Error: ", line)
@@ -246,7 +257,7 @@ def test_what_does_not_fit_is_refused(command, option, value, place, capsys, mon
 @pytest.mark.filterwarnings("ignore:a Fréchet distance")  # of twenty digits
 @pytest.mark.parametrize("command, option, value", cases(FINE))
 def test_values_that_are_fine_work(command, option, value, place, monkeypatch):
-    monkeypatch.setattr(module, "digit_bits", lambda *_: torch.tensor([1.0, 2.0]))
+    monkeypatch.setattr(evaluation, "digit_bits", lambda *_: torch.tensor([1.0, 2.0]))
     states = module.states
     quick = {"steps": 1} if command == "train" else {}  # the picture of a step
     monkeypatch.setattr(module, "states", lambda *a, **k: states(*a, **k | quick))

@@ -56,6 +56,48 @@ def test_pixels_without_alternative_text_are_refused(displayed):
     assert displayed == []
 
 
+def test_colour_is_tiled_like_grey():
+    """Each channel by itself."""
+    images = torch.randint(0, 256, (5, 3, 4, 6), dtype=torch.uint8)
+    sheet = tile(images, 2, gap=1)
+    assert sheet.shape == (3, 3 * 5 - 1, 2 * 7 - 1)
+    assert torch.equal(sheet, torch.stack([tile(images[:, c], 2, gap=1) for c in range(3)]))
+
+
+def test_colour_is_encoded_as_it_is(displayed):
+    """A picture to the last bit; a film in the 256 best colours of each frame."""
+    frames = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    frames[0] = torch.randint(0, 256, (3, 16, 16))
+    frames[1, 0], frames[1, 2] = 255, torch.arange(16)[:, None] * 17  # 16 colours
+    frames[2] = torch.tensor([10, 200, 30])[:, None, None]
+    kind, content = encode(frames[:1])
+    with Image.open(io.BytesIO(content)) as picture:
+        assert (kind, picture.mode) == ("image/png", "RGB")
+        assert np.array_equal(np.asarray(picture), frames[0].movedim(0, -1).numpy())
+    kind, content = encode(frames[[1, 0, 2]])
+    with Image.open(io.BytesIO(content)) as film:
+        assert kind == "image/gif" and film.n_frames == 3
+        for i, (frame, most) in enumerate(zip(frames[[1, 0, 2]], (0, 60, 0), strict=True)):
+            film.seek(i)
+            shown = np.asarray(film.convert("RGB")).astype(int)
+            off = np.abs(shown - frame.movedim(0, -1).numpy())
+            assert off.max() <= most and off.mean() <= most / 10
+    show_pixels(frames[:1], "colour", "Colours at random.", zoom=2)
+    (((bundle,), options),) = displayed
+    assert options["metadata"]["image/png"]["width"] == 32
+    with Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as picture:
+        twice = np.kron(frames[0].movedim(0, -1).numpy(), np.ones((2, 2, 1), np.uint8))
+        assert np.array_equal(np.asarray(picture), twice)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_other_numbers_of_channels_are_no_picture(channels):
+    images = torch.zeros(2, channels, 4, 4, dtype=torch.uint8)
+    for use in (lambda x: tile(x, 2), encode):
+        with pytest.raises(ValueError, match=r"one channel or three: pass images\[:, 0\]"):
+            use(images)
+
+
 PIXELS = torch.zeros(3, 2, 2, dtype=torch.uint8)
 
 

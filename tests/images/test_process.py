@@ -90,7 +90,8 @@ def test_a_run_has_its_folder_alone_and_keeps_its_steps(start, tmp_path, capsys)
         time.sleep(0.01)
         run.send_signal(signal.SIGINT)
     printed, errors = run.communicate(timeout=LONG)
-    assert (run.returncode, printed) == (128 + signal.SIGTERM, "")
+    assert run.returncode == 128 + signal.SIGTERM
+    assert printed.startswith("1000 images of 28×28 pixels") and printed.count("\n") == 1
     last = errors.splitlines()[-1]
     found = re.fullmatch(
         "stopped by SIGTERM after step (\\d+) of 100000; go on with: "

@@ -10,9 +10,11 @@ from fmtutorial.exact import ExactField
 from fmtutorial.images.data import to_pixels
 from fmtutorial.images.sampling import (
     SAMPLERS,
+    check_guidance,
     evaluations,
     generate,
     image_field,
+    images_of,
     noise_generators,
     sample,
     sample_digits,
@@ -376,6 +378,42 @@ def test_every_draw_of_a_stochastic_sampler_is_fresh(method):
     assert correlations.abs().max() < 5 / math.sqrt(len(draws[0]))
     deviations = torch.stack(draws).std(dim=1)
     torch.testing.assert_close(deviations, torch.ones(4), rtol=0, atol=5 / math.sqrt(2 * 31360))
+
+
+class Other:
+    """The network of pixels, of other images."""
+
+    def __init__(self, shape, labels):
+        self.image_shape, self.labels, self.seen = shape, labels, []
+
+    def __call__(self, x, t, label):
+        self.seen.append(label)
+        return pixel_network(x, t, label)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6), (1, 5, 7), (2, 6, 4)], ids=str)
+@pytest.mark.parametrize("classes", [0, 3])
+def test_images_are_those_of_the_network(shape, classes):
+    network = Other(shape, classes)
+    assert images_of(network) == (shape, classes)
+    labels = torch.arange(8) % max(1, classes)
+    images = torch.cat(list(sample_digits(network, labels, "rk4", 40, seed=3, batch=5)))
+    assert images.shape == (8, *(shape if shape[0] > 1 else shape[1:]))
+    noise = torch.Generator().manual_seed(3)
+    x0 = torch.cat([torch.randn(n, *shape, generator=noise) for n in (5, 3)])
+    mean = level_of(labels) if classes else torch.full((8,), -0.1)
+    expected = ((mean[:, None, None, None] + SPREAD * x0 + 1) * 128).floor().clamp(0, 255)
+    assert (images.reshape(expected.shape).float() - expected).abs().max() <= 1
+    assert all((label is None) == (classes == 0) for label in network.seen)
+    with pytest.raises(ValueError, match=f"they are 0 to {classes}"):
+        next(sample_digits(network, labels + classes + 1))
+
+
+def test_guidance_needs_classes():
+    check_guidance(Other((1, 4, 4), 0), 1.0)
+    check_guidance(Other((1, 4, 4), 2), 3.0)
+    with pytest.raises(ValueError, match=r"guidance of scale 3.0 needs classes"):
+        check_guidance(Other((1, 4, 4), 0), 3.0)
 
 
 def test_no_gradients_are_kept():

@@ -23,7 +23,7 @@ OUTSIDE = {
     "data": ["", " ", 3, None, ["full"], b"full"],
     "network": ["vit", None, {}],
     "width": [*NO_NUMBER[2:], 0, 1, -8, 8.0, 1025, 10**400],
-    "levels": [*NO_NUMBER[:2], *NO_NUMBER[3:], 0, 1, 2.0, 13],
+    "levels": [*NO_NUMBER[:1], *NO_NUMBER[2:], 0, 1, 2.0, 13],
     "size": [*NO_NUMBER[:1], *NO_NUMBER[2:], 0, -1, 32.0, 5000],
     "classes": [*NO_NUMBER, -1, 2.0, 10**7],
     "image_shape": ["abc", 3, None, (28, 28), (1, 28, 28, 1), (1, 0, 28), (1.0, 28, 28), {}],
