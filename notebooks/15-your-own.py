@@ -144,15 +144,20 @@ for name, lines in broken.items():
 #
 # A fifth is held out. Shift and scale of each column come from the other rows alone, and go with the network for ever.
 
-# %%
+# %% tags=["quote-split"]
 split = tables.split_rows(table.rows, 0.2, generator)
 units = split.units
-x_train, x_test = (
-    units.standardise(rows).float().to(device) for rows in (split.train, split.held_out)
-)
+x_train = units.standardise(split.train).float()
+x_test = units.standardise(split.held_out).float()
+
+# %%
+x_train, x_test = x_train.to(device), x_test.to(device)
 print(f"{len(x_train)} rows to train with, {len(x_test)} held out")
 print("means are 0:", x_train.mean(dim=0).abs().max().item() < 1e-5)
-print("those held out are near it, not at it:", x_test.mean(dim=0).abs().max() > 1e-3)
+print(
+    "those held out are near it, not at it:",
+    x_test.mean(dim=0).abs().max().item() > 1e-3,
+)
 
 
 # %% [markdown]
@@ -257,8 +262,8 @@ def mass_by_weights(log_p, q, n):
     x = q.sample(n)
     w = (log_p(x) - q.log_prob(x)).exp()
     error = w.std() / n**0.5
-    effective = w.sum() ** 2 / (w**2).sum()
-    return w.mean(), error, effective
+    equal = w.sum() ** 2 / (w**2).sum()
+    return w.mean(), error, equal
 
 
 # %% [markdown]
@@ -578,6 +583,7 @@ training, measured = long["training"], long["measured"]
 record("long_command", long["command"])
 record("long_steps", training["steps"])
 record("long_minutes", round(training["processor_minutes"]))
+record("long_clock", round(training["minutes"]))
 record("long_gflops", round(training["gflop_per_second"]))
 record("long_shown", ", ".join(str(n) for n in long["shown_steps"][:2]))
 record("long_peak", round(training["peak_bytes"] / 1e6))

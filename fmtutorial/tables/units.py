@@ -39,7 +39,7 @@ class Units:
 
     @cached_property
     def log_volume(self) -> float:
-        """Σ log s: how much log-density a row loses on the way to the file's units, in nats."""
+        """Return Σ log s, which a log-density loses on the way to the file's units, in nats."""
         return self.scale.double().log().sum().item()
 
     def standardise(self, rows: Tensor) -> Tensor:
