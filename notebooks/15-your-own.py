@@ -43,6 +43,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+# %%
 from fmtutorial import plotting, tables
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
@@ -98,7 +99,7 @@ def log_normal(x, mean, std):
 
 
 def true_log_density(fish):
-    """Return log p in 1/(m g °C): each logarithm in the process costs its derivative."""
+    """Return log p in 1/(m g °C): each logarithm in it costs its derivative."""
     length, mass, warm = fish.clamp(min=1e-9).T
     a = length.log()
     log_mass, mean = means(a)
@@ -203,6 +204,8 @@ def loss():
 
 
 losses = [step.loss for step in train(network, loss, 1800, 3e-3, ema)]
+
+# %%
 flow = ema.network
 first, last = sum(losses[:20]) / 20, sum(losses[-500:]) / 500
 print("the loss falls:", last < 0.8 * first)
@@ -463,8 +466,8 @@ made_images = to_pixels(end_states.last)
 show_pixels(
     tile(made_images.cpu(), columns=16)[None],
     "young-emoji",
-    "48 images in three rows: soft blobs of colour in the middle of a light ground. None "
-    "is an emoji yet.",
+    "48 images in three rows: soft blobs of colour in the middle of a light ground. "
+    "None is an emoji yet.",
 )
 
 # %% [markdown]
@@ -531,9 +534,9 @@ axes[0].legend(frameon=False)
 plotting.show(
     figure,
     "overfitting",
-    "Two losses over 200 steps. Both fall steeply together at first. Then the one on the "
-    "sixteen images goes on falling, while that on images held out flattens and rises "
-    "clearly after a dotted line.",
+    "Two losses over 200 steps. Both fall steeply together at first. Then the one on "
+    "the sixteen images goes on falling, while that on images held out flattens and "
+    "rises clearly after a dotted line.",
 )
 record("few_training", f"{last[1]:.2f}")
 record("few_held_out", f"{last[2]:.2f}")
@@ -609,10 +612,10 @@ with Image.open(io.BytesIO(base64.b64decode(long["picture"]))) as picture:
 show_pixels(
     sheet.permute(2, 0, 1)[None],
     "older-emoji",
-    "Three blocks of small pictures, nine rows of four each. In the first they are noise "
-    "with stains. In the second there are blobs of clean colour on white. In the third "
-    "the smileys are round and yellow, the flags are broad with straight borders, and "
-    "no other row can be named.",
+    "Three blocks of small pictures, nine rows of four each. In the first they are "
+    "noise with stains. In the second there are blobs of clean colour on white. In the "
+    "third the smileys are round and yellow, the flags are broad with straight borders, "
+    "and no other row can be named.",
 )
 
 # %% [markdown]
