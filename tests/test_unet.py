@@ -238,6 +238,8 @@ def test_two_levels_have_the_weights_that_they_had():
     assert not any(name.startswith("rungs") for name in two)
     assert set(three) - set(two) == {name for name in three if name.startswith("rungs.0.")}
     assert set(two) < set(three)
+    parts = [[name for name, _ in UNet(width=4, levels=n).named_children()] for n in (2, 3)]
+    assert parts[0] == [name for name in parts[1] if name != "rungs"]
 
 
 @pytest.mark.parametrize("levels", [1, 6, 40])

@@ -79,7 +79,7 @@ def read(settings: Settings, device: torch.device) -> tuple[Settings, ImageSet, 
         f"{len(images.images)} images of {height}×{across} pixels"
         f"{inside if sides != [height, across] else ''}, {channels} "
         f"channel{'s' * (channels > 1)}, {settings.classes or 'no'} classes; "
-        f"{len(held_out.images)} more are held out"
+        f"{len(held_out.images)} held out"
     )
     return settings, ImageSet(*(part.to(device) for part in images)), about
 

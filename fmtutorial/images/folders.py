@@ -122,9 +122,9 @@ def _files(folder: Path, root: Path) -> list[tuple[str, Path]]:
         for path in (path for path in paths if path.name in files):
             (found if path.suffix.lower() in SUFFIXES else others).append(path)
     if others:
-        first, kinds = min(others), ", ".join(sorted(SUFFIXES))
-        text = f"{len(others)} files in {folder} are left out, first {first}: no name of a picture"
-        warnings.warn(f"{text} ({kinds})", stacklevel=3)
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        text = f"left out, as no picture by its name: {min(others)}{more}; pictures end in"
+        warnings.warn(f"{text} {', '.join(sorted(SUFFIXES))}", stacklevel=3)
     top = [path for path in found if path.parent == folder]
     if top and len(top) < len(found):
         raise ValueError(

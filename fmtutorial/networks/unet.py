@@ -77,7 +77,8 @@ class UNet(nn.Module):
         self.enter = nn.Conv2d(4 * inputs, width, 3, padding=1)
         self.fine_down = ResidualBlock(width, width, 2 * width)
         self.down = Halve(width, 2 * width, 2, stride=2)
-        self.rungs = nn.ModuleList(Rung(*pair, 2 * width) for pair in pairwise(at[1:]))
+        rungs = [Rung(*pair, 2 * width) for pair in pairwise(at[1:])]
+        self.rungs = nn.ModuleList(rungs) if rungs else ()  # no part where there is none
         self.coarse_in = ResidualBlock(at[-1], at[-1], 2 * width)
         self.attention = Attention(at[-1])
         self.coarse_out = ResidualBlock(at[-1], at[-1], 2 * width)

@@ -71,6 +71,26 @@ def test_the_error_of_a_ratio_covers_it():
     assert 0.75 < z.std() < 1.3 and abs(z.mean()) < 4 / math.sqrt(60)
 
 
+def test_the_error_of_a_ratio_far_from_one():
+    """Against resampling both sets of distances, 500 times: within a tenth."""
+    samples, train, held_out = (
+        noise(60, (4, 5), 0, 0, 60),
+        noise(50, (4, 5), 1),
+        noise(40, (4, 5), 2),
+    )
+    found = nearest_ratio(samples, train, held_out)
+    ours, theirs = (nearest_distances(part, train) for part in (samples, held_out))
+    generator, values = torch.Generator().manual_seed(0), []
+    for _ in range(500):
+        drawn = [
+            part[torch.randint(len(part), (len(part),), generator=generator)].mean()
+            for part in (ours, theirs)
+        ]
+        values.append(drawn[0] / drawn[1])
+    assert abs(found.ratio - 1) > 5 * found.error
+    assert found.error == pytest.approx(torch.stack(values).std().item(), rel=0.12)
+
+
 # Energy distances.
 
 

@@ -63,12 +63,12 @@ def line_of(arguments, capsys):
 def test_training_says_what_it_read(folder, tmp_path, capsys):
     train("--data", folder, "--out", tmp_path / "a", "--size", 8)
     assert capsys.readouterr().out.splitlines()[0] == (
-        "27 images of 8×8 pixels, 3 channels, 3 classes; 3 more are held out"
+        "27 images of 8×8 pixels, 3 channels, 3 classes; 3 held out"
     )
     train("--data", folder / "red", "--out", tmp_path / "b", "--network", "dit")
     assert capsys.readouterr().out.splitlines()[0] == (
         "9 images of 9×10 pixels (padded to 12×12 in the network), 3 channels, no classes; "
-        "1 more are held out"
+        "1 held out"
     )
 
 
@@ -205,7 +205,7 @@ def test_bad_folders_are_one_line(folder, tmp_path, capsys):
         words = ["train", "--device", "cpu", "--data", tmp_path / name, "--out", tmp_path / "run"]
         assert line_of(words, capsys).startswith("ValueError: ")
         assert os.listdir(tmp_path / "run") == []
-    with pytest.warns(UserWarning, match="1 files in .* are left out"):
+    with pytest.warns(UserWarning, match="left out, .*notes.txt; pictures"):
         (folder / "notes.txt").write_text("?")
         read_images(folder)
     (folder / "notes.txt").unlink()
