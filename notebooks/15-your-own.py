@@ -614,8 +614,8 @@ show_pixels(
     "older-emoji",
     "Three blocks of small pictures, nine rows of four each. In the first they are "
     "noise with stains. In the second there are blobs of clean colour on white. In the "
-    "third the smileys are round and yellow, the flags are broad with straight borders, "
-    "and no other row can be named.",
+    "third the smileys are round and yellow, the flags are broad with straight "
+    "borders, and no other row can be named.",
 )
 
 # %% [markdown]
