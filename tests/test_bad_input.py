@@ -31,7 +31,7 @@ from test_structure import HIDDEN
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fmtutorial
-from fmtutorial import checkpoints, discrete, metrics, paths, solvers, steering, training
+from fmtutorial import checkpoints, discrete, metrics, paths, solvers, steering, tables, training
 from fmtutorial.bridges import Bridge, ExactBridge
 from fmtutorial.distributions import Gaussian, GaussianMixture, two_moons
 from fmtutorial.exact import ExactField
@@ -659,6 +659,23 @@ def calls_on(space):
         "uniform": {"count": count(3, 0), "generator": generator()},
         "volume_factor": {"v": vectors(space)},
     }
+
+
+UNITS = tables.Units(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
+
+
+def units_of(key):
+    """Shift or scale of a table of two columns."""
+    x = getattr(UNITS, key)
+    wrong = {"rank": x[:, None], "scalar": x[0], "other": torch.ones(3)}
+    return refused_nan(state(x)).but(**wrong)._replace(empty=None)
+
+
+def some_rows():
+    """A table of two columns, whose rows differ."""
+    x = plane(n=9)
+    wrong = {"rank": x[..., None], "vector": x[:, 0], "one": x[:1], "constant": 0 * x}
+    return refused_nan(state(x)).but(**wrong)._replace(empty=None)
 
 
 def manifold():
@@ -1881,6 +1898,51 @@ CALLS = {
         "value": function(lambda x, t: -x.square().sum(dim=1)),
         "then": at,
     },
+    "tables.Units": lambda: {
+        **{key: units_of(key).but(zero=0 * UNITS.scale) for key in ("scale",)},
+        "shift": units_of("shift"),
+        "then": lambda made: made.log_volume,
+    },
+    "tables.Units.restore": lambda: {"on": UNITS, "x": event(plane())},
+    "tables.Units.standardise": lambda: {"on": UNITS, "rows": event(plane())},
+    "tables.covering": lambda: {
+        "rows": some_rows(),
+        "kernels": count(2),
+        "generator": generator(),
+    },
+    "tables.enough_steps": lambda: {
+        "log_density_with": refused_nan(function(lambda steps: clock() - 1 / steps)),
+        "start": count(2),
+        "most": count(64).but(less=3),
+    },
+    "tables.estimate": lambda: {
+        "values": refused_nan(state(clock())).but(one=clock()[:1], rank=clock()[:, None])
+    },
+    "tables.log_density": lambda: {
+        "field": function(velocity),
+        "x": event(plane()),
+        "units": thing(UNITS, pair=(UNITS.shift, UNITS.scale)),
+        "steps": count(3),
+    },
+    "tables.nearest_ratio": lambda: {
+        "samples": refused_nan(event(plane())),
+        "train": refused_nan(event(plane(1))),
+        "held_out": refused_nan(event(plane(2))).but(trained=plane(1)),
+    },
+    "tables.read_table": lambda: {
+        "path": file(saved(np.save, "rows.npy", plane(n=30).numpy())).but(kind="rows.xlsx")
+    },
+    "tables.split_rows": lambda: {
+        "rows": some_rows(),
+        "held_out": number(0.5, 0, 1, ends=(0, 1)),
+        "generator": optional(generator()),
+    },
+    "tables.total_mass": lambda: {
+        "log_density_of": refused_nan(function(lambda rows: -rows.square().sum(dim=1))),
+        "proposal": thing(mixture(), one=gaussian()),
+        "draws": count(9, 2),
+        "generator": optional(generator()),
+    },
     "training.EMA": lambda: {
         "network": thing(MLP(width=8)),
         "decay": number(0.9, 0, 1, ends=(1,)),
@@ -1982,6 +2044,7 @@ NEEDS_SAMPLES = {
     "discrete.denoising_loss",
     "manifolds.geodesic_matching_loss",
     "solvers.solve_adaptive",
+    *("tables.estimate", "tables.nearest_ratio"),
 }
 """Functions for which a batch of no samples has no answer, and which say so."""
 
@@ -1992,6 +2055,9 @@ DOUBLE = {
     *(f"images.classifier.{name}" for name in ("class_spread", "digit_classifier")),
     *(f"images.classifier.{name}" for name in ("digit_distance", "score_digits")),
     *(f"metrics.{name}" for name in ("frechet_between", "moments")),
+    *("tables.Units", "tables.Units.restore", "tables.Units.standardise", "tables.log_density"),
+    *("tables.covering", "tables.enough_steps", "tables.estimate", "tables.nearest_ratio"),
+    *("tables.read_table", "tables.split_rows", "tables.total_mass"),
 }
 """Functions that have numbers in double precision, but on the CPU whatever the device."""
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -117,3 +118,13 @@ def test_airports_are_where_people_fly():
     there = torch.tensor([[*there, np.sin(latitude)]]).float()
     angle = globe.distance(x, there.expand_as(x)).min().item()
     assert angle < 2e-4  # a kilometre; stored to 0.003°
+
+
+def test_emoji_are_small_colour_images_of_nine_kinds_and_no_two_alike():
+    file = resources.files("fmtutorial") / "data" / "emoji.npz"
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        images, labels, names = (stored[key] for key in ("images", "labels", "names"))
+    assert images.shape == (1892, 3, 32, 32) and images.dtype == np.uint8
+    assert len(np.unique(images, axis=0)) == len(images)
+    assert len(names) == 9 and np.bincount(labels).min() > 80
+    assert (images[:, :, 0, 0] == 255).mean() > 0.6  # on white

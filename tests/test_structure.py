@@ -43,6 +43,7 @@ LEVELS = {
     "flow_maps": 4,
     "steering": 4,
     "manifolds": 4,
+    "tables": 4,
     "images": 5,
     "coursework": 6,
 }
@@ -56,6 +57,7 @@ PARTS = {
     "manifolds": ["spaces", "rotations", "directional", "geodesics", "__init__"],
     "bridges": ["processes", "exact", "__init__"],
     "steering": ["rewards", "control", "adjoint", "__init__"],
+    "tables": ["reading", "units", "measures", "__init__"],
     "images": [
         *["__init__", "process", "data", "devices", "pictures", "folders", "sources", "batches"],
         *["classifier", "weights", "sampling", "settings", "run", "bits", "measures", "cost"],
@@ -81,7 +83,7 @@ PARTS = {
 
 HIDDEN = {
     *("distributions", "networks", "solvers"),
-    *("steering", "discrete", "bridges", "manifolds"),
+    *("steering", "discrete", "bridges", "manifolds", "tables"),
 }
 """Packages that the rest of the house and the book know by one name."""
 

@@ -55,7 +55,9 @@ def pixel_scores(
     n = min(int(most), *map(len, sets))
     generator = Generator("cpu").manual_seed(int(seed))
     made, seen, unseen = (
-        part[torch.randperm(len(part), generator=generator)[:n].to(part.device)].cpu() / 127.5 - 1
+        part[torch.randperm(len(part), generator=generator, device="cpu")[:n].to(part.device)].cpu()
+        / 127.5
+        - 1
         for part in sets
     )
     test = two_sample_test(made, unseen, generator=generator)
@@ -138,7 +140,7 @@ def nearest_distances(images: Tensor, among: Tensor) -> Tensor:
         index = index.gather(0, nearest[None])[0]
         gap = part.float() - others[index].float()  # once more, without its rounding
         found.append(gap.square().mean(dim=1).sqrt().cpu())
-    return torch.cat(found) if found else torch.zeros(0)
+    return torch.cat(found) if found else torch.zeros(0, device="cpu")
 
 
 class HeldOutLoss(NamedTuple):
@@ -192,17 +194,19 @@ def held_out_loss(
     classes, field = images_of(network)[1], in_precision(network, precision)
     sets, n = (train, held_out), min(int(most), len(train.images), len(held_out.images))
     generator = Generator("cpu").manual_seed(int(seed))
-    rows = [torch.randperm(len(some.images), generator=generator)[:n] for some in sets]
-    losses = torch.zeros(2, n)
+    rows = [
+        torch.randperm(len(some.images), generator=generator, device="cpu")[:n] for some in sets
+    ]
+    losses = torch.zeros(2, n, device="cpu")
     for k in range(int(draws)):
-        for places in torch.arange(n).split(100):
+        for places in torch.arange(n, device="cpu").split(100):
             state = generator.get_state()
             for loss, (images, labels), order in zip(losses, sets, rows, strict=True):
                 generator.set_state(state)  # the same draws for both
                 own = order[places].to(images.device)
                 x1 = dequantise(images[own].cpu(), generator)
-                x0 = torch.randn(x1.shape, generator=generator)
-                t = (k + torch.rand(len(x1), generator=generator)) / int(draws)
+                x0 = torch.randn(x1.shape, generator=generator, device="cpu")
+                t = (k + torch.rand(len(x1), generator=generator, device="cpu")) / int(draws)
                 x0, x1, t = (part.to(images.device) for part in (x0, x1, t))
                 at = AffinePath(LINEAR).sample(x0, x1, t)
                 off = field(at.x_t, t, labels[own] if classes else None) - at.velocity
