@@ -1,0 +1,195 @@
+"""Plays a few-steps contest: lets each sampler ask for evaluations, counts them, tries it out.
+
+A sampler is a function of a hand-in:
+
+    sample(evaluate, noise, labels, budget) -> images
+
+``evaluate(x, t, label)`` returns the velocity of the hand-in's network for all rows, and may be
+called ``budget`` times. ``noise`` has the shape (B, budget, 1, 28, 28): ``noise[:, 0]`` to start
+from, and more for samplers that add noise on their way. ``labels`` are 0 … 9, shape (B,). Images
+have the shape (B, 1, 28, 28) in [−1, 1]. Each is a function of its own row of noise and label.
+"""
+
+import socket
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fmtutorial.coursework.contest_files import HandIn
+from fmtutorial.coursework.contest_line import (
+    EVALUATE,
+    EVENT,
+    FAILED,
+    HEADER,
+    IMAGES,
+    TEXT,
+    get,
+    get_tensor,
+    put,
+)
+from fmtutorial.coursework.grading import Limits
+from fmtutorial.coursework.process import Keeper
+from fmtutorial.images.data import to_pixels
+
+BUDGETS = (1, 2, 4, 10)
+"""Numbers of evaluations at which the samplers meet."""
+
+BATCH, PROBE = 250, 10
+"""Rows at a time, and rows of each of the three trials of a sampler."""
+
+SAME = 0.02
+"""Mean difference of an image, in [−1, 1], that rounding does not reach."""
+
+
+class Refused(Exception):
+    """The hand-in is out of the contest; the text says why."""
+
+
+class Task(NamedTuple):
+    """Rows to make images of; answers for rows in ``halved`` are half the network's."""
+
+    noise: Tensor
+    labels: Tensor
+    halved: slice = slice(0)
+
+
+class Made(NamedTuple):
+    """Unsigned bytes of shape (N, 28, 28), their labels, and evaluations used for each."""
+
+    images: Tensor
+    labels: Tensor
+    evaluations: int
+
+
+def play(
+    hand_in: HandIn, budget: int, samples: int, seed: int, limits: Limits, keeper: Keeper
+) -> Made:
+    """Let a sampler make digits with so many evaluations, and try whether it does so honestly.
+
+    Args:
+        hand_in: from ``contest_files``.
+        budget: evaluations for each digit.
+        samples: how many, as many of each class, if ten divides them.
+        seed: of the noise.
+        limits: of its process.
+        keeper: for "contest_player".
+
+    Raises:
+        Refused: it does not, or not honestly.
+        Lost: the keeper is gone.
+    """
+    batches = tasks(budget, samples, seed)
+    said: list[tuple[Tensor, int]] = []
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as door:
+        door.bind(address := str(Path(folder) / "line"))
+        door.listen(1)
+        door.settimeout(0.1)
+        job = {"address": address, "source": hand_in.source, "seconds": limits.seconds}
+        job |= {"memory": limits.memory, "total": limits.total}
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(keeper.ask, job)
+            try:
+                while True:
+                    try:
+                        connection, _ = door.accept()
+                        break
+                    except TimeoutError:
+                        if asked.done():
+                            raise EOFError from None
+                with connection:
+                    connection.setblocking(True)
+                    for task in batches:
+                        said.append(serve(connection.fileno(), hand_in.network, task, budget))
+                    first = said[0][0]
+                    trial = trial_of(batches[0], budget, seed)
+                    made, _ = serve(connection.fileno(), hand_in.network, trial, budget)
+            except (EOFError, ConnectionError):
+                _, why = asked.result()
+                raise Refused(f"its process {why or 'ends'}") from None
+            asked.result()
+    honest(first, made)
+    images = to_pixels(torch.cat([one for one, _ in said]))
+    labels = torch.cat([task.labels for task in batches])
+    return Made(images, labels, max(used for _, used in said))
+
+
+def tasks(budget: int, samples: int, seed: int) -> list[Task]:
+    """Return the batches of a number of evaluations; their noise is that of no other number."""
+    generator = Generator().manual_seed(1000 * seed + budget)
+    labels = (torch.arange(samples) % 10).split(BATCH)
+    return [Task(torch.randn(len(c), budget, *EVENT, generator=generator), c) for c in labels]
+
+
+def trial_of(task: Task, budget: int, seed: int) -> Task:
+    """Return rows of a task backwards: as they were, with other noise, and with halved answers."""
+    noise, labels = task.noise[:PROBE].flip(0), task.labels[:PROBE].flip(0)
+    generator = Generator().manual_seed(1000 * seed + 500 + budget)
+    other = torch.randn(noise.shape, generator=generator)
+    halved = slice(2 * len(labels), 3 * len(labels))
+    return Task(torch.cat([noise, other, noise]), labels.repeat(3), halved)
+
+
+def honest(first: Tensor, made: Tensor) -> None:
+    """Compare the images of a trial with those of the same rows before.
+
+    Raises:
+        Refused: a row depends on others, or no row on its noise, or none on the network.
+    """
+    size = len(made) // 3
+    same, other, halved = (
+        (part - first[:size].flip(0)).abs().mean(dim=(1, 2, 3)) for part in made.split(size)
+    )
+    if bool(same.max() > SAME):
+        raise Refused("an image depends on more than its own row of noise and label")
+    if bool(other.max() == 0):
+        raise Refused("the images do not depend on the noise")
+    if bool(halved.max() == 0):
+        raise Refused("the images do not depend on what the network answers")
+
+
+@torch.no_grad()
+def serve(line: int, network: nn.Module, task: Task, budget: int) -> tuple[Tensor, int]:
+    """Hand out a task, answer what the sampler asks, and return its images and what it used.
+
+    Raises:
+        Refused: it asks too often or makes no images.
+        EOFError, ConnectionError: its process has ended.
+    """
+    rows, used = len(task.labels), 0
+    put(line, HEADER.pack(rows, budget), task.labels, task.noise)
+    while True:
+        kind = bytes(get(line, 1))
+        if kind == EVALUATE:
+            x, t = get_tensor(line, (rows, *EVENT)), get_tensor(line, (rows,))
+            label = get_tensor(line, (rows,), torch.int64)
+            used += 1
+            if used > budget:
+                raise Refused(f"it asks for more than {budget} evaluations")
+            put(line, answer(network, x, t, label, task.halved))
+        elif kind == IMAGES:
+            images = get_tensor(line, (rows, *EVENT))
+            if not bool(images.isfinite().all()):
+                raise Refused("its images hold NaN or infinity")
+            return images, used
+        elif kind == FAILED:
+            raise Refused(get(line, TEXT).decode(errors="replace").strip())
+        else:
+            raise Refused("what its process says makes no sense")
+
+
+def answer(network: nn.Module, x: Tensor, t: Tensor, label: Tensor, halved: slice) -> Tensor:
+    """Return the velocity for a row each.
+
+    Raises:
+        Refused: there is none.
+    """
+    try:
+        v = network(x, t, label)
+    except (TypeError, ValueError) as error:
+        raise Refused(f"evaluate cannot answer: {error}") from error
+    v[halved] /= 2
+    return v
