@@ -187,6 +187,10 @@ def answer(network: nn.Module, x: Tensor, t: Tensor, label: Tensor, halved: slic
     Raises:
         Refused: there is none.
     """
+    if not bool(x.isfinite().all()):
+        raise Refused("it evaluates at NaN or infinity")
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        raise Refused("it evaluates at a time outside [0, 1]")
     try:
         v = network(x, t, label)
     except (TypeError, ValueError) as error:

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -77,10 +78,21 @@ def main(job: dict[str, Any], out: int) -> None:
         linecache.cache["sampler.py"] = len(source), None, source.splitlines(True), "sampler.py"
         limit(job["memory"])
         seal()
+        sys.meta_path[:] = [SimpleNamespace(find_spec=refuse)]
         try:
             play(line, source, lambda: print(json.dumps(["at", "a task"]), file=file, flush=True))
         except EOFError:  # the contest has what it wants
             print(json.dumps(["done"]), file=file, flush=True)
+
+
+def refuse(name: str, *_: object) -> None:
+    """Stand where Python looks for modules that have not been imported yet.
+
+    Raises:
+        ModuleNotFoundError: always.
+    """
+    there = ", ".join(module for module in AT_HAND if "_" not in module)
+    raise ModuleNotFoundError(f"a sampler cannot import {name}, as it opens no files; try {there}")
 
 
 def play(line: int, source: str, say: Callable[[], None]) -> None:
@@ -114,12 +126,7 @@ def defined(source: str) -> Sampler:
         NameError: there is none.
     """
     space: dict[str, Any] = {"__name__": "sampler"}
-    try:
-        exec(compile(source, "sampler.py", "exec"), space)
-    except ImportError as error:
-        names = ", ".join(name for name in AT_HAND if "fmtutorial" not in name and "_" not in name)
-        text = f"{error}; a sampler can import {names} and the book's solvers, and reads no files"
-        raise ImportError(text) from error
+    exec(compile(source, "sampler.py", "exec"), space)
     if not callable(space.get("sample")):
         raise NameError("there is no function sample(evaluate, noise, labels, budget)")
     return space["sample"]
