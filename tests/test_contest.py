@@ -7,9 +7,11 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from importlib import resources
@@ -510,6 +512,26 @@ def test_what_breaks_the_contest_is_an_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(contest_command, "play", breaks)
     found = contest_command.entry(tmp_path / "a", 20, 1, None, None, None)
     assert found.reason == "1 evaluation: it broke the contest: RuntimeError: unforeseen"
+
+
+def test_a_contest_that_is_stopped_leaves_nothing(tmp_path):
+    """Not even a sampler that would sleep for an hour, and nobody waits for it."""
+    (tmp_path / "temporary").mkdir()
+    hand_in(tmp_path / "hand-ins" / "a", instead("import time; time.sleep(3600)"))
+    command = [sys.executable, "-m", "fmtutorial.coursework", "contest", tmp_path / "hand-ins"]
+    command += ["--seconds", "3600", "--samples", "20"]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if list(tmp_path.glob("temporary/submission-*/work")):
+                break
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped after 0 of 4 entries" in said
+    assert processes(str(tmp_path)) == []
+    assert not list(tmp_path.glob("temporary/submission-*"))
 
 
 SEAL = """\

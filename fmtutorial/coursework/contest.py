@@ -11,8 +11,7 @@ have the shape (B, 1, 28, 28) in [−1, 1]. Each is a function of its own row of
 """
 
 import socket
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,38 +82,49 @@ def play(
         Lost: the keeper is gone.
     """
     batches = tasks(budget, samples, seed)
-    said: list[tuple[Tensor, int]] = []
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as door:
-        door.bind(address := str(Path(folder) / "line"))
+    keeper.ready()
+    address = Path(keeper.folder) / "line"
+    address.unlink(missing_ok=True)
+    job = {"address": str(address), "source": hand_in.source, "memory": limits.memory}
+    job |= {"seconds": limits.seconds, "total": limits.total}
+    with socket.socket(socket.AF_UNIX) as door, ThreadPoolExecutor(1) as pool:
+        door.bind(str(address))
         door.listen(1)
-        door.settimeout(0.1)
-        job = {"address": address, "source": hand_in.source, "seconds": limits.seconds}
-        job |= {"memory": limits.memory, "total": limits.total}
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(keeper.ask, job)
-            try:
-                while True:
-                    try:
-                        connection, _ = door.accept()
-                        break
-                    except TimeoutError:
-                        if asked.done():
-                            raise EOFError from None
-                with connection:
-                    connection.setblocking(True)
-                    for task in batches:
-                        said.append(serve(connection.fileno(), hand_in.network, task, budget))
-                    first = said[0][0]
-                    trial = trial_of(batches[0], budget, seed)
-                    made, _ = serve(connection.fileno(), hand_in.network, trial, budget)
-            except (EOFError, ConnectionError):
-                _, why = asked.result()
-                raise Refused(f"its process {why or 'ends'}") from None
-            asked.result()
-    honest(first, made)
+        asked = pool.submit(keeper.ask, job)
+        try:
+            with called(door, asked) as connection:
+                line = connection.fileno()
+                said = [serve(line, hand_in.network, task, budget) for task in batches]
+                trial = trial_of(batches[0], budget, seed)
+                tried, _ = serve(line, hand_in.network, trial, budget)
+        except (EOFError, ConnectionError):
+            _, why = asked.result()
+            raise Refused(f"its process {why or 'ends'}") from None
+        except KeyboardInterrupt:
+            keeper.close()  # which ends the sampler, however long it would take
+            raise
+    honest(said[0][0], tried)
     images = to_pixels(torch.cat([one for one, _ in said]))
     labels = torch.cat([task.labels for task in batches])
     return Made(images, labels, max(used for _, used in said))
+
+
+def called(door: socket.socket, asked: Future) -> socket.socket:
+    """Wait until the sampler's process calls.
+
+    Raises:
+        EOFError: it has ended before.
+    """
+    door.settimeout(0.1)
+    while True:
+        try:
+            connection, _ = door.accept()
+        except TimeoutError:
+            if asked.done():
+                raise EOFError from None
+        else:
+            connection.setblocking(True)
+            return connection
 
 
 def tasks(budget: int, samples: int, seed: int) -> list[Task]:
