@@ -39,13 +39,8 @@ DATA = Path(str(resources.files("fmtutorial"))) / "data"
 BUDGETS = (1, 2)
 LINUX = sys.platform == "linux"
 
-EULER = """\
-def sample(evaluate, noise, labels, budget):
-    x = noise[:, 0]
-    for k in range(budget):
-        x = x + evaluate(x, k / budget, labels) / budget
-    return x
-"""
+PAGE = (Path(__file__).resolve().parents[1] / "book" / "contest.md").read_text(encoding="utf-8")
+EULER = re.search(r"```python\n(def sample.*?)```", PAGE, re.DOTALL)[1]
 LIBRARY = """\
 from fmtutorial.images import sampling
 
@@ -141,10 +136,10 @@ BROKEN = {
 }
 SEALED = "not permitted|Too many open files|can't start new thread|No such file"
 CHEATING = {
-    "one more": (returns(f"[{FIRST} for _ in range(budget + 1)][0]"), "more than 1 evaluations"),
+    "one more": (returns(f"[{FIRST} for _ in range(budget + 1)][0]"), "more than 1 evaluation$"),
     "catches": (
         instead("\n    ".join(["try:", *[f"    x = {FIRST}"] * 3, "finally:", "    return x"])),
-        "more than 1 evaluations",
+        "more than 1 evaluation$",
     ),
     "around": (
         "from fmtutorial.coursework.contest_line import *\n\n" + instead(
@@ -154,7 +149,7 @@ CHEATING = {
             "        v = get_tensor(evaluate.line, (20, 1, 28, 28))\n"
             "    return v"
         ),
-        "more than 1 evaluations",
+        "more than 1 evaluation$",
     ),
     "noise on the line": (instead("os.write(evaluate.line, b'x' * 100)"), "makes no sense"),
     "package digits": (
@@ -342,6 +337,15 @@ def test_hand_ins_are_archives_and_folders(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert [path.name for path in find(tmp_path)] == ["a", "b.ZIP"]
+
+
+def test_the_page_says_how_weights_are_saved_and_how_long_a_sampler_may_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(from fmtutorial.*?)```", PAGE, re.DOTALL)[1], {})
+    Path("sampler.py").write_text(EULER, encoding="utf-8")
+    assert isinstance(read(tmp_path).network, UNet)
+    assert f"at most {SIZES['sampler.py'] // 2**10} kB" in PAGE
+    assert f"more than {contest_scores.MOST_COPIES * 100:.0f} % an entry is refused" in PAGE
 
 
 def test_the_house_has_the_networks_size():

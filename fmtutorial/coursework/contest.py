@@ -178,7 +178,7 @@ def serve(line: int, network: nn.Module, task: Task, budget: int) -> tuple[Tenso
             label = get_tensor(line, (rows,), torch.int64)
             used += 1
             if used > budget:
-                raise Refused(f"it asks for more than {budget} evaluations")
+                raise Refused(f"it asks for more than {budget} evaluation{'s' * (budget > 1)}")
             put(line, answer(network, x, t, label, task.halved))
         elif kind == IMAGES:
             images = get_tensor(line, (rows, *EVENT))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fmtutorial.coursework import contest_board as board
 from fmtutorial.coursework.contest import BUDGETS, Refused, play
 from fmtutorial.coursework.contest_board import Entry
-from fmtutorial.coursework.contest_files import HOUSE, HandIn, find, house, read
+from fmtutorial.coursework.contest_files import HOUSE, find, house, read
 from fmtutorial.coursework.contest_scores import MOST_COPIES, known_digits, real, scores
 from fmtutorial.coursework.grading import LOST, Limits, Unreadable, clean
 from fmtutorial.coursework.process import Keeper, Lost
@@ -34,12 +34,11 @@ def entry(
         keeper: for "contest_player".
         known: digits to look for copies among, unsigned bytes of shape (K, 28, 28).
     """
-    kind, name, found = "house", str(path), {}
-    where = ""
+    kind, name, where, found = "house", str(path), "", {}
+    if isinstance(path, Path):
+        kind, name = "hand-in", path.name if path.is_dir() else path.stem
     try:
-        if isinstance(path, Path):
-            kind, name = "hand-in", path.name if path.is_dir() else path.stem
-        hand_in: HandIn = read(path) if isinstance(path, Path) else house(path)
+        hand_in = read(path) if isinstance(path, Path) else house(path)
         for budget in BUDGETS:
             where = f"{budget} evaluation{'s' * (budget > 1)}: "
             made = play(hand_in, budget, samples, seed, limits, keeper)
@@ -75,7 +74,10 @@ def contest(o: argparse.Namespace) -> None:
     if not paths:
         sys.exit(f"there is no hand-in in {o.folder}: a .zip or a folder for each is wanted")
     limits = Limits(o.seconds, int(o.memory * 2**30), o.total)
-    train, test = known_digits()
+    try:
+        train, test = known_digits()
+    except (OSError, ValueError) as error:
+        sys.exit(f"MNIST cannot be had: {error}")
     known = torch.cat([train.images, test.images])
     floor = scores(real(o.samples), train.images)
     done: list[Entry] = []
