@@ -83,6 +83,37 @@ HONEST = {
 }
 
 
+LENDS = """\
+import torch
+
+def sample(evaluate, noise, labels, budget):
+    x = noise[:, 0]
+    v = evaluate(x, 0.0, labels)
+    if budget == 1:
+        return x + v
+    easy, hard = (torch.nonzero(labels % 2 == k)[:, 0] for k in (1, 0))
+    easy, hard = easy[: len(hard)], hard[: len(easy)]
+    z, c, t = x + v / 2, labels.clone(), torch.full((len(x),), 0.5)
+    z[easy], c[easy], t[easy] = z[hard], c[hard], 0.6
+    w = evaluate(z, t, c)
+    w[hard] = (w[hard] + w[easy]) / 2
+    w[easy] = v[easy]
+    return x + v / 2 + w / 2
+"""
+REMEMBERS = """\
+import torch
+
+seen = {}
+
+def sample(evaluate, noise, labels, budget):
+    v = evaluate(noise[:, 0], 0.0, labels)
+    keys = [float(row.sum()) for row in noise[:, 0]]
+    for key, x in zip(keys, v + torch.randn(v.shape), strict=True):
+        seen.setdefault(key, x)
+    return torch.stack([seen[key] for key in keys])
+"""
+
+
 def digits_of_the_source():
     """A sampler that carries a digit of each class, and asks the network for a pretext."""
     train = small_digits("train")
@@ -186,6 +217,8 @@ CHEATING = {
         returns(f"noise[:, 0] + torch.arange(len(labels)).reshape(-1, 1, 1, 1) + {FIRST}"),
         "its own row of noise",
     ),
+    "lends": (LENDS, "its own row of noise"),
+    "remembers": (REMEMBERS, "its own row of noise"),
     "other rows": (returns(f"{FIRST} + noise.mean(0)"), "its own row of noise"),
 }  # fmt: skip
 
@@ -368,27 +401,31 @@ def test_tasks_are_those_of_a_seed_and_a_number_of_evaluations():
     assert abs(first[0].noise.std() - 1) < 0.01
 
 
-def test_a_trial_has_rows_backwards_other_noise_and_halved_answers(monkeypatch):
-    monkeypatch.setattr(playing, "PROBE", 3)
-    (task,) = tasks(2, 20, 0)
-    noise, labels, halved = trial_of(task, 2, 0)
-    assert labels.tolist() == [2, 1, 0] * 3
-    assert torch.equal(noise[:3], task.noise[[2, 1, 0]]) and torch.equal(noise[:3], noise[6:])
-    assert not torch.isin(noise[3:6], task.noise).any()
-    assert list(range(9)[halved]) == [6, 7, 8]
+def test_a_trial_has_rows_again_with_other_noise_and_with_halved_answers(monkeypatch):
+    monkeypatch.setattr(playing, "PROBE", 5)
+    batches = tasks(2, 300, 0)
+    noise = torch.cat([task.noise for task in batches])
+    (again, labels, halved), rows, order = trial_of(batches, 2, 0)
+    back = order.argsort()
+    assert len(set(rows.tolist())) == 5 and order.tolist() != list(range(15))
+    assert labels[back].tolist() == (rows % 10).tolist() * 3
+    assert torch.equal(again[back][:5], noise[rows]) and torch.equal(again[back][10:], noise[rows])
+    assert not (again[back][5:10, None, 0] == noise[rows][:, 0]).flatten(2).all(2).any()
+    assert abs(again[back][5:10].std() - 1) < 0.05
+    assert halved[back].tolist() == [False] * 10 + [True] * 5
 
 
 def test_each_trial_refuses_for_its_own_reason():
-    first = torch.randn(4, 1, 28, 28)
-    same = first[:2].flip(0)
-    honest(first, torch.cat([same, same + 1, same + 1]))
+    images, rows, order = torch.randn(9, 1, 28, 28), torch.tensor([3, 8]), torch.randperm(6)
+    trial, same = playing.Trial(None, rows, order), images[rows]
+    honest(images, torch.cat([same, same + 1, same + 1])[order], trial)
     for made, text in (
         ([same.flip(0), same + 1, same + 1], "its own row"),
         ([same, same, same + 1], "on the noise"),
         ([same, same + 1, same], "network"),
     ):
         with pytest.raises(Refused, match=text):
-            honest(first, torch.cat(made))
+            honest(images, torch.cat(made)[order], trial)
 
 
 # Scores

@@ -50,7 +50,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     two.add_argument("--out", type=Path, help="file to write, .md or .csv; anew after each entry")
     for name, kind, low, high, default, text in (
         ("--seed", int, 0, 2**31 - 1, 1, "of the noise (default: 1)"),
-        ("--samples", int, 20, 60_000, 1000, "digits at each number of evaluations (1000)"),
+        ("--samples", int, 20, 10_000, 1000, "digits at each number of evaluations (1000)"),
         ("--seconds", float, 0.1, 1e6, limits.seconds, "for 250 digits, evaluations too (60)"),
         ("--total", float, 0.1, 1e6, limits.total, "seconds for a number of evaluations (600)"),
         memory,

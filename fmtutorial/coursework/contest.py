@@ -38,7 +38,7 @@ BUDGETS = (1, 2, 4, 10)
 """Numbers of evaluations at which the samplers meet."""
 
 BATCH, PROBE = 250, 10
-"""Rows at a time, and rows of each of the three trials of a sampler."""
+"""Rows at a time, and rows in each of the three parts of a trial."""
 
 SAME = 0.02
 """Mean difference of an image, in [−1, 1], that rounding does not reach."""
@@ -49,11 +49,19 @@ class Refused(Exception):
 
 
 class Task(NamedTuple):
-    """Rows to make images of; answers for rows in ``halved`` are half the network's."""
+    """Rows to make images of; where ``halved`` is true, answers are half the network's."""
 
     noise: Tensor
     labels: Tensor
-    halved: slice = slice(0)
+    halved: Tensor
+
+
+class Trial(NamedTuple):
+    """A task, the rows of the contest that are in it, and how its three parts are shuffled."""
+
+    task: Task
+    rows: Tensor
+    order: Tensor
 
 
 class Made(NamedTuple):
@@ -82,6 +90,24 @@ def play(
         Lost: the keeper is gone.
     """
     batches = tasks(budget, samples, seed)
+    made = answers(hand_in, batches, budget, limits, keeper)
+    images = torch.cat([one for one, _ in made])
+    trial = trial_of(batches, budget, seed)
+    ((tried, _),) = answers(hand_in, [trial.task], budget, limits, keeper)
+    honest(images, tried, trial)
+    labels = torch.cat([task.labels for task in batches])
+    return Made(to_pixels(images), labels, max(used for _, used in made))
+
+
+def answers(
+    hand_in: HandIn, batches: list[Task], budget: int, limits: Limits, keeper: Keeper
+) -> list[tuple[Tensor, int]]:
+    """Return a sampler's images for tasks, in a fresh process, and evaluations used for each.
+
+    Raises:
+        Refused: it makes none.
+        Lost: the keeper is gone.
+    """
     keeper.ready()
     address = Path(keeper.folder) / "line"
     address.unlink(missing_ok=True)
@@ -94,19 +120,13 @@ def play(
         try:
             with called(door, asked) as connection:
                 line = connection.fileno()
-                said = [serve(line, hand_in.network, task, budget) for task in batches]
-                trial = trial_of(batches[0], budget, seed)
-                tried, _ = serve(line, hand_in.network, trial, budget)
+                return [serve(line, hand_in.network, task, budget) for task in batches]
         except (EOFError, ConnectionError):
             _, why = asked.result()
             raise Refused(f"its process {why or 'ends'}") from None
         except KeyboardInterrupt:
             keeper.close()  # which ends the sampler, however long it would take
             raise
-    honest(said[0][0], tried)
-    images = to_pixels(torch.cat([one for one, _ in said]))
-    labels = torch.cat([task.labels for task in batches])
-    return Made(images, labels, max(used for _, used in said))
 
 
 def called(door: socket.socket, asked: Future) -> socket.socket:
@@ -131,27 +151,34 @@ def tasks(budget: int, samples: int, seed: int) -> list[Task]:
     """Return the batches of a number of evaluations; their noise is that of no other number."""
     generator = Generator().manual_seed(1000 * seed + budget)
     labels = (torch.arange(samples) % 10).split(BATCH)
-    return [Task(torch.randn(len(c), budget, *EVENT, generator=generator), c) for c in labels]
+    return [
+        Task(torch.randn(len(c), budget, *EVENT, generator=generator), c, c < 0) for c in labels
+    ]
 
 
-def trial_of(task: Task, budget: int, seed: int) -> Task:
-    """Return rows of a task backwards: as they were, with other noise, and with halved answers."""
-    noise, labels = task.noise[:PROBE].flip(0), task.labels[:PROBE].flip(0)
+def trial_of(batches: list[Task], budget: int, seed: int) -> Trial:
+    """Return some rows again, shuffled: as they were, with other noise, and with halved answers."""
     generator = Generator().manual_seed(1000 * seed + 500 + budget)
-    other = torch.randn(noise.shape, generator=generator)
-    halved = slice(2 * len(labels), 3 * len(labels))
-    return Task(torch.cat([noise, other, noise]), labels.repeat(3), halved)
+    noise, labels = (torch.cat(parts) for parts in zip(*(b[:2] for b in batches), strict=True))
+    rows = torch.randperm(len(labels), generator=generator)[:PROBE]
+    other = torch.randn(noise[rows].shape, generator=generator)
+    order = torch.randperm(3 * len(rows), generator=generator)
+    again = torch.cat([noise[rows], other, noise[rows]])[order]
+    halved = order >= 2 * len(rows)
+    return Trial(Task(again, labels[rows].repeat(3)[order], halved), rows, order)
 
 
-def honest(first: Tensor, made: Tensor) -> None:
+def honest(images: Tensor, tried: Tensor, trial: Trial) -> None:
     """Compare the images of a trial with those of the same rows before.
 
     Raises:
         Refused: a row depends on others, or no row on its noise, or none on the network.
     """
-    size = len(made) // 3
+    again = torch.empty_like(tried)
+    again[trial.order] = tried
     same, other, halved = (
-        (part - first[:size].flip(0)).abs().mean(dim=(1, 2, 3)) for part in made.split(size)
+        (part - images[trial.rows]).abs().mean(dim=(1, 2, 3))
+        for part in again.split(len(trial.rows))
     )
     if bool(same.max() > SAME):
         raise Refused("an image depends on more than its own row of noise and label")
@@ -191,7 +218,7 @@ def serve(line: int, network: nn.Module, task: Task, budget: int) -> tuple[Tenso
             raise Refused("what its process says makes no sense")
 
 
-def answer(network: nn.Module, x: Tensor, t: Tensor, label: Tensor, halved: slice) -> Tensor:
+def answer(network: nn.Module, x: Tensor, t: Tensor, label: Tensor, halved: Tensor) -> Tensor:
     """Return the velocity for a row each.
 
     Raises:

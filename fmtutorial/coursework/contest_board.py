@@ -87,9 +87,9 @@ def markdown(entries: list[Entry], floor: Scores, known: int, samples: int, seed
         lines += _row([rank, _plain(entry.name), f"{entry.score:.1f}", *distances])
     lines += [
         "",
-        f"Test digits themselves: distance {floor.distance:.1f}, accuracy {floor.accuracy:.3f}, "
-        f"spread {floor.spread:.2f}. A copy is nearer to one of {known} digits of MNIST than to "
-        f"{NEAR:g} of the distance of the next.",
+        f"As many test digits, up to 1000: distance {floor.distance:.1f}, accuracy "
+        f"{floor.accuracy:.3f}, spread {floor.spread:.2f}. A copy is nearer to one of {known} "
+        f"digits of MNIST than {NEAR:g} times the distance to the next.",
         "",
     ]
     lines += _table(["entry", "allowed", "used", "accuracy", "spread", "copies"])

@@ -91,8 +91,8 @@ def refuse(name: str, *_: object) -> None:
     Raises:
         ModuleNotFoundError: always.
     """
-    there = ", ".join(module for module in AT_HAND if "_" not in module)
-    raise ModuleNotFoundError(f"a sampler cannot import {name}, as it opens no files; try {there}")
+    had = "it opens no files, and has PyTorch, NumPy, math and the like, and the book's solvers"
+    raise ModuleNotFoundError(f"a sampler cannot import {name}: {had}")
 
 
 def play(line: int, source: str, say: Callable[[], None]) -> None:
