@@ -118,7 +118,7 @@ def answers(
         door.listen(1)
         asked = pool.submit(keeper.ask, job)
         try:
-            with called(door, asked) as connection:
+            with _called(door, asked) as connection:
                 line = connection.fileno()
                 return [serve(line, hand_in.network, task, budget) for task in batches]
         except (EOFError, ConnectionError):
@@ -129,7 +129,7 @@ def answers(
             raise
 
 
-def called(door: socket.socket, asked: Future) -> socket.socket:
+def _called(door: socket.socket, asked: Future) -> socket.socket:
     """Wait until the sampler's process calls.
 
     Raises:

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 HEADER = struct.Struct("<II")
-EVALUATE, IMAGES, FAILED = b"e", b"i", b"f"
+EVALUATE = b"e"
+"""Before x, times and labels: a velocity is wanted."""
+
+IMAGES = b"i"
+"""Before images: the task is done."""
+
+FAILED = b"f"
+"""Before a reason: there are no images."""
+
 TEXT = 500
 """Bytes of a reason, always; spaces fill it up."""
 

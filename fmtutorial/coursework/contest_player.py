@@ -41,6 +41,7 @@ AT_HAND = (
 """What a sampler may import, beside what these have imported."""
 
 Sampler = Callable[[Callable[..., Tensor], Tensor, Tensor, int], Tensor]
+"""sample(evaluate, noise, labels, budget) -> images."""
 
 
 class Asked:

@@ -4,9 +4,9 @@
 
 A job comes as a line of JSON and is answered by a line with a size and the reason of the end, and
 as many bytes that the worker said. WORKER is a module beside this one, with ``warm_up()`` and
-``main(job, out)``. Where the system can, the worker is a fork of this process,
-which has imported everything, and all that it starts stays below this one, even what detaches
-itself. When whoever gave the job is gone, so are the worker and the folder.
+``main(job, out)``. Where the system can, the worker is a fork of this process, which has imported
+everything, and all that it starts stays below this one, even what detaches itself. When whoever
+gave the job is gone, so are the worker and the folder.
 """
 
 import ctypes
