@@ -75,8 +75,10 @@ PARTS = {
             "editing",
             "transport",
         ],
-        *["catalogue", "outcomes", "checking", "borrowing", "worker"],
-        *["keeper", "process", "__init__", "grading", "__main__"],
+        *["catalogue", "outcomes", "checking", "borrowing", "sealing", "worker"],
+        *["keeper", "process", "__init__", "grading"],
+        *["contest_line", "contest_player", "contest_files", "contest", "contest_scores"],
+        *["contest_board", "contest_command", "__main__"],
     ],
 }
 """The parts of a package, in an order in which each imports only from earlier ones."""

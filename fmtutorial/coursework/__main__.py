@@ -1,4 +1,4 @@
-"""Grade submitted exercise sheets: python -m fmtutorial.coursework grade --help."""
+"""Grade submitted sheets, play a contest: python -m fmtutorial.coursework --help."""
 
 import argparse
 import csv
@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fmtutorial.coursework.catalogue import SHEETS
+from fmtutorial.coursework.contest_command import contest
 from fmtutorial.coursework.grading import Limits, Row, clean, grade_all
 from fmtutorial.fields import check_number
 
@@ -24,24 +25,40 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m fmtutorial.coursework")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    limits = Limits()
+    memory = ("--memory", float, 0.01, 1e6, limits.memory / 2**30, "GB for each (1; Linux only)")
     text = "Run submitted sheets, each in its own process, and judge what their functions return."
     one = commands.add_parser("grade", help=text, description=text)
+    one.set_defaults(run=grade, endings=(".csv", ".json"))
     what = "notebooks, or folders with notebooks in them, however deep"
     one.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION.ipynb", help=what)
     one.add_argument("--sheet", choices=SHEETS, help="left out: the one that a notebook checks")
     one.add_argument("--out", type=Path, help="file to write, .csv or .json; replaced at the start")
-    limits = Limits()
     for name, kind, low, high, default, text in (
         ("--seed", int, -(2**63), 2**63 - 1, 1, "of the inputs (default: 1)"),
         ("--seconds", float, 0.1, 1e6, limits.seconds, "for each cell and exercise (60)"),
         ("--total", float, 0.1, 1e6, limits.total, "seconds for a submission in all (600)"),
-        ("--memory", float, 0.01, 1e6, limits.memory / 2**30, "GB for each (1; Linux only)"),
+        memory,
         ("--jobs", int, 1, 1000, 2, "submissions at a time (2)"),
     ):
         one.add_argument(name, type=number(kind, low, high), default=default, help=text)
+    text = "Play a few-steps contest: score samplers and weights at 1, 2, 4 and 10 evaluations."
+    two = commands.add_parser("contest", help=text, description=text)
+    two.set_defaults(run=contest, endings=(".md", ".csv"))
+    what = "with a .zip or a folder for each hand-in: sampler.py and weights.safetensors"
+    two.add_argument("folder", type=Path, metavar="FOLDER", help=what)
+    two.add_argument("--out", type=Path, help="file to write, .md or .csv; anew after each entry")
+    for name, kind, low, high, default, text in (
+        ("--seed", int, 0, 2**31 - 1, 1, "of the noise (default: 1)"),
+        ("--samples", int, 20, 10_000, 1000, "digits at each number of evaluations (1000)"),
+        ("--seconds", float, 0.1, 1e6, limits.seconds, "for 250 digits, evaluations too (60)"),
+        ("--total", float, 0.1, 1e6, limits.total, "seconds for a number of evaluations (600)"),
+        memory,
+    ):
+        two.add_argument(name, type=number(kind, low, high), default=default, help=text)
     options = parser.parse_args(arguments)
-    if options.out and options.out.suffix not in (".csv", ".json"):
-        parser.error("--out must end in .csv or .json")
+    if options.out and options.out.suffix not in options.endings:
+        parser.error(f"--out must end in {' or '.join(options.endings)}")
     if options.out and not options.out.parent.is_dir():
         parser.error(f"there is no folder {options.out.parent}")
     return options
@@ -99,10 +116,15 @@ def write(path: Path, rows: list[Row]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Grade, print a table and write the file."""
+    """Do what the command line says."""
     o = parse(arguments)
     if not hasattr(os, "fork"):
         sys.exit("grading needs Linux or macOS; on Windows, run it in WSL or in a container")
+    o.run(o)
+
+
+def grade(o: argparse.Namespace) -> None:
+    """Grade, print a table and write the file."""
     if importlib.util.find_spec("IPython") is None:
         sys.exit("grading runs notebooks and needs IPython: pip install ipython")
     limits = Limits(o.seconds, int(o.memory * 2**30), o.total)

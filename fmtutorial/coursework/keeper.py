@@ -1,15 +1,17 @@
 """Keeps submissions: runs one at a time in a process of its own, watches it and ends it.
 
-    python -m fmtutorial.coursework.keeper FOLDER
+    python -m fmtutorial.coursework.keeper FOLDER WORKER
 
 A job comes as a line of JSON and is answered by a line with a size and the reason of the end, and
-as many bytes that the worker said. Where the system can, the worker is a fork of this process,
-which has imported everything, and all that it starts stays below this one, even what detaches
-itself. When whoever gave the job is gone, so are the worker and the folder.
+as many bytes that the worker said. WORKER is a module beside this one, with ``warm_up()`` and
+``main(job, out)``. Where the system can, the worker is a fork of this process, which has imported
+everything, and all that it starts stays below this one, even what detaches itself. When whoever
+gave the job is gone, so are the worker and the folder.
 """
 
 import ctypes
 import gc
+import importlib
 import itertools
 import json
 import os
@@ -39,16 +41,15 @@ DEATH_SIGNAL, SUBREAPER = 1, 36  # of prctl
 IN_MEMORY = "/dev/shm/", "/memfd:", "/SYSV"
 
 
-def main(base: str) -> None:
+def main(base: str, name: str = "worker") -> None:
     """Answer jobs until there are no more."""
     folder = os.path.join(base, "work")
     answers = os.fdopen(os.dup(1), "wb")
     quiet = os.open(os.devnull, os.O_RDWR)
     os.dup2(quiet, 1)
+    worker = f"fmtutorial.coursework.{name}"
     if LINUX:
-        from fmtutorial.coursework import worker
-
-        worker.warm_up()
+        importlib.import_module(worker).warm_up()
         gc.freeze()  # so that forks share these objects
         ctypes.CDLL(None).prctl(SUBREAPER, 1)
     said, why = b"", "is ready"
@@ -58,7 +59,7 @@ def main(base: str) -> None:
             answers.flush()
             if not (line := sys.stdin.buffer.readline()):
                 break
-            said, why = attempt(json.loads(line), folder, (answers.fileno(), quiet))
+            said, why = attempt(worker, json.loads(line), folder, (answers.fileno(), quiet))
     except (BrokenPipeError, SystemExit):
         pass
     finally:
@@ -66,12 +67,15 @@ def main(base: str) -> None:
     os._exit(0)  # IPython would look for its folder
 
 
-def attempt(job: dict, folder: str, private: tuple[int, int]) -> tuple[bytes, str]:
+def attempt(name: str, job: dict, folder: str, private: tuple[int, int]) -> tuple[bytes, str]:
     """Run a worker in an empty folder; return what it said and why it ended, "" at its own end."""
     os.makedirs(folder)
     allowed = job["memory"] + memory([os.getpid()], folder)  # a fork begins with what is here
     read, write = os.pipe()
-    worker = fork(job, folder, write, (*private, read)) if LINUX else start(job, folder, write)
+    if LINUX:
+        worker = fork(name, job, folder, write, (*private, read))
+    else:
+        worker = start(name, job, folder, write)
     os.close(write)
     try:
         return watch(worker, read, job, lambda them: memory(them, folder) > allowed)
@@ -81,10 +85,8 @@ def attempt(job: dict, folder: str, private: tuple[int, int]) -> tuple[bytes, st
         remove(folder)
 
 
-def fork(job: dict, folder: str, write: int, private: tuple[int, ...]) -> int:
+def fork(name: str, job: dict, folder: str, write: int, private: tuple[int, ...]) -> int:
     """Run the worker in a copy of this process."""
-    from fmtutorial.coursework import worker
-
     keeper = os.getpid()
     process = os.fork()
     if process:
@@ -99,14 +101,14 @@ def fork(job: dict, folder: str, write: int, private: tuple[int, ...]) -> int:
                 os.close(one)
             os.chdir(folder)
             sys.path[0] = ""
-            worker.main(job, write)
+            importlib.import_module(name).main(job, write)
     finally:
         os._exit(1)
 
 
-def start(job: dict, folder: str, write: int) -> int:
+def start(name: str, job: dict, folder: str, write: int) -> int:
     """Run the worker in a fresh interpreter."""
-    command = [sys.executable, "-m", "fmtutorial.coursework.worker", str(write)]
+    command = [sys.executable, "-m", name, str(write)]
     with tempfile.TemporaryFile("w+") as file:
         json.dump(job, file)
         file.seek(0)
@@ -215,4 +217,4 @@ def remove(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])

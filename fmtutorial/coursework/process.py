@@ -21,9 +21,10 @@ class Lost(Exception):
 
 
 class Keeper:
-    """A process that runs submissions, one at a time; to be closed."""
+    """A process that runs submissions, one at a time, by a module; to be closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: str = "worker") -> None:
+        self.worker = worker
         self.process: subprocess.Popen | None = None
         self.folder = ""
 
@@ -68,7 +69,7 @@ class Keeper:
         settings = {"TMPDIR": work, "IPYTHONDIR": f"{self.folder}/ipython", "MPLBACKEND": "agg"}
         settings |= {"CUDA_VISIBLE_DEVICES": ""} | threads
         self.process = subprocess.Popen(
-            [sys.executable, "-m", MODULE, self.folder],
+            [sys.executable, "-m", MODULE, self.folder, self.worker],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=self.folder,

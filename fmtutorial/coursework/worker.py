@@ -7,9 +7,7 @@ It judges nothing.
 
 import functools
 import json
-import resource
 import sys
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -20,8 +18,8 @@ from traitlets.config import Config
 from fmtutorial.coursework import borrowing
 from fmtutorial.coursework.catalogue import EXERCISES
 from fmtutorial.coursework.outcomes import described, outcomes, packed
+from fmtutorial.coursework.sealing import limit
 
-FILE_SIZE = 2**28
 INSTALLERS = {"conda", "mamba", "micromamba", "pip", "uv"}
 
 
@@ -89,17 +87,6 @@ def quiet_shell() -> InteractiveShell:
     for name in ("enable_gui", "system", "showtraceback", "showsyntaxerror"):
         setattr(shell, name, lambda *_, **__: None)
     return shell
-
-
-def limit(memory: int) -> None:
-    """Allow so many more bytes of memory, and files of at most FILE_SIZE."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text(encoding="utf-8").splitlines()
-        used = next(int(line.split()[1]) for line in lines if line.startswith("VmData"))
-        resource.setrlimit(resource.RLIMIT_DATA, (memory + 1024 * used,) * 2)
 
 
 if __name__ == "__main__":
