@@ -8,6 +8,7 @@ import links
 import live
 import modules
 import repository
+import slides
 import theme
 from docutils import nodes
 
@@ -73,6 +74,7 @@ def setup(app):
     labs.setup(app)
     links.setup(app)
     live.setup(app)
+    slides.setup(app)
     theme.setup(app)
     app.connect("config-inited", follow_repository)
     app.connect("source-read", modules.show_modules)
