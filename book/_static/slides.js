@@ -5,7 +5,7 @@
 import Reveal from "./reveal/reveal.mjs";
 import Notes from "./reveal/notes.mjs";
 
-const SMALLER = [0.95, 0.9, 0.85]; // rather than that a few lines go to another slide
+const SMALLER = [0.95, 0.9, 0.85, 0.8]; // rather than that a few lines go to another slide
 const SMALLEST = 0.6; // for what cannot be divided
 const PICTURE = 380; // pixels that a figure gets, or a slide of its own
 const printed = new URLSearchParams(location.search).get("view") === "print";
@@ -22,13 +22,14 @@ function chooseColours() {
 }
 
 const tooHigh = (box) => box.scrollHeight > box.clientHeight + 1;
+const low = (box) => box.getBoundingClientRect().top + box.clientHeight * 0.8;
 const tooWide = (box) => box.scrollWidth > box.clientWidth + 1;
 
 /** The element whose children may stand on two slides, or null. */
 function divisible(block) {
   if (block.matches("ul, ol")) return block;
   if (block.matches(".pst-scrollable-table-container")) return block.querySelector("tbody");
-  if (block.matches(".admonition")) return block.querySelector(":scope > div") ?? block;
+  if (block.matches(".admonition")) return block.querySelector(":scope > .inside") ?? block;
   return null;
 }
 
@@ -36,7 +37,6 @@ function divisible(block) {
 function emptied(block) {
   const copy = block.cloneNode(true);
   divisible(copy).replaceChildren();
-  if (copy.matches("ol")) copy.start = (block.start || 1) + block.children.length;
   const title = copy.querySelector(":scope > .admonition-title");
   if (title) title.append(" (continued)");
   return copy;
@@ -47,20 +47,21 @@ function overflow(box, rest) {
   while (tooHigh(box)) {
     const last = box.lastElementChild;
     const inner = divisible(last);
-    const whole = last.matches(".admonition") && box.children.length > 1;
-    if (inner && !whole && inner.children.length > 1 && last.getBoundingClientRect().top < limit(box)) {
+    const first = box.children.length === 1; // a statement is cut only if it had a slide of its own
+    const may = first || (!last.matches(".admonition") && last.getBoundingClientRect().top < low(box));
+    if (inner?.children.length > 1 && may) {
       const second = emptied(last);
       const target = divisible(second);
       const all = [...inner.children];
       while (tooHigh(box) && inner.children.length > 1) target.prepend(inner.lastElementChild);
       if (!tooHigh(box)) {
-        if (second.matches("ol")) second.start = (last.start || 1) + inner.children.length;
+        if (second.matches("ol")) second.start = last.start + inner.children.length;
         rest.prepend(second);
         return;
       }
       inner.append(...all.slice(inner.children.length));
     }
-    if (box.children.length > 1) {
+    if (!first) {
       rest.prepend(last);
     } else if (last.matches(".keep")) {
       last.replaceWith(...last.childNodes);
@@ -70,8 +71,6 @@ function overflow(box, rest) {
     }
   }
 }
-
-const limit = (box) => box.getBoundingClientRect().top + box.clientHeight * 0.8;
 
 function shrink(box) {
   for (let size = 0.95; tooHigh(box) && size >= SMALLEST; size -= 0.05) {
@@ -96,8 +95,8 @@ function fit(slide) {
   }
   const next = slide.cloneNode(true);
   next.removeAttribute("id");
-  const head = next.querySelector(".head");
-  head.outerHTML = `<p class="head">${head.innerHTML}</p>`;
+  const head = next.querySelector(".place");
+  head.outerHTML = `<p class="place">${head.innerHTML}</p>`;
   const rest = next.querySelector(".content");
   rest.replaceChildren();
   if (cramped) rest.append(figure);

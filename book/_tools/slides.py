@@ -158,7 +158,7 @@ def trim(html, page):
     for link in soup.select("a.lab-picture"):
         link.unwrap()
     for inside in soup.select("section"):
-        inside.name = "div"  # to reveal.js a section is a slide
+        inside.name, inside["class"] = "div", ["inside"]  # to reveal.js a section is a slide
     for caption in soup.select("span.caption-text"):
         first = BeautifulSoup(short_caption(caption), "html.parser")
         caption.clear()
@@ -188,8 +188,8 @@ class Deck:
         """Begin a slide, unless the last one can take what comes."""
         last = self.slides[-1]
         room = last.kind == "flow" or last.kind == "title" and not last.parts
-        if kind == "alone" and last.opens and last.kind == "flow":
-            last.kind = "alone"  # it joins the heading and the first words of its section
+        if kind == "alone" and last.kind == "flow" and all(p[:3] == "<p>" for p in last.parts):
+            last.kind = "alone"  # it joins the heading, or a few words
         elif kind != "flow" or not room:
             self.slides.append(Slide(anchor or section["id"], self.heading, kind))
 
@@ -251,7 +251,7 @@ class Deck:
             notes = spoken("".join(slide.notes), formulas)
             html = (
                 f'<section{name} data-kind="{slide.kind}"><div class="sheet">'
-                f'<{tag} class="head">{back}</{tag}>'
+                f'<{tag} class="place">{back}</{tag}>'
                 f'<div class="content">{trim("".join(slide.parts), self.page)}</div></div>'
                 + (f'<aside class="notes">{notes}</aside>' if notes else "")
                 + "</section>"
