@@ -30,6 +30,7 @@ KINDS = {
     "highlight-console": "code",
     "highlight-bash": "code",
     "admonition": "box",
+    "quiz": "quiz",
 }
 LED = {"table", "code", "box", "ul", "ol"}
 """What takes the sentence that introduces it, and shares a slide with what is around it."""
@@ -235,10 +236,26 @@ class Deck:
             elif kind == "proof":
                 self.begin("below", section, self.slides[-1].anchor)
                 self.show(str(node))
+            elif kind == "quiz":
+                self.ask(node, section)
             elif kind == "formula":
                 self.note(node)
                 kind = None
             lead, shown = "", kind
+
+    def ask(self, quiz, section):
+        """Put each question of a quiz on a slide, and the right answer with its reason below."""
+        for question in quiz.select(".question"):
+            choices, answer = "", ""
+            for letter, choice in zip("ABCDEFGH", question.select("details"), strict=False):
+                words = choice.summary.extract().decode_contents()
+                choices += f"<li>{words}</li>"
+                if "right" in choice["class"]:
+                    answer = f"<p>{letter}. {words}</p>{choice.decode_contents()}"
+            self.begin("alone", section, question["id"])
+            self.show(f'<p>{question.legend.decode_contents()}</p><ol type="A">{choices}</ol>')
+            self.begin("below", section, question["id"])
+            self.show(answer)
 
     def html(self, formulas):
         """Return all slides; a proof stands in one stack with the slide above it."""
