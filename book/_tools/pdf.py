@@ -178,12 +178,14 @@ def assemble(parts, title, author, numbers):
 
 
 def printed(browser, html):
-    """Return the PDF of a document that lies in _build/pdf."""
+    """Return the PDF of a document; its links to pictures and style sheets start in _build/pdf."""
     PDF.mkdir(exist_ok=True)
-    (PDF / "book.html").write_text(html, encoding="utf-8")
     screen = {"width": PAPER, "height": 1123, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.get((PDF / "book.html").as_uri())
+    with tempfile.NamedTemporaryFile(dir=PDF, suffix=".html") as file:
+        file.write(html.encode())
+        file.flush()
+        browser.get(Path(file.name).as_uri())
     problem = browser.execute_async_script(FIT)
     if problem:
         raise OSError(f"a picture of the book cannot be shown: {problem}")
@@ -232,6 +234,8 @@ def start_browser(profile):
 def main():
     if not (HTML / "book").exists():
         raise SystemExit("there is no _build/html: run `make book` first")
+    if not (HTML / "_static" / "katex").exists():
+        raise SystemExit("the site's formulas are not typeset: install Node.js, then `make book`")
     title, author, parts = listed()
     with tempfile.TemporaryDirectory() as profile:
         browser = start_browser(profile)
