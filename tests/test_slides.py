@@ -84,6 +84,7 @@ def test_formulas_come_back_where_they_were(chapter):
     page = (HTML / "book" / f"{chapter}.html").read_text(encoding="utf-8")
     html, formulas = finished.set_formulas_aside(page)
     assert "katex-html" not in html
+    assert all(f.count("<span") == f.count("</span>") for f in formulas)
     assert finished.put_formulas_back(html, formulas) == page
     tex = re.compile(r'<annotation encoding="application/x-tex">(.*?)</annotation>', re.S)
     _, drawn = read_slides(chapter)
