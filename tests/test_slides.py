@@ -123,6 +123,8 @@ def test_keys_lead_to_a_proof_and_a_living_figure_starts(browser, address, colou
         body.send_keys(Keys.ARROW_RIGHT)
     body.send_keys(Keys.ARROW_DOWN)
     assert "Proof." in browser.execute_script(text)
+    browser.execute_script("location.hash = '#/thm-loss-bound'")
+    WebDriverWait(browser, 5).until(lambda b: "Theorem 3.2" in b.execute_script(text))
     browser.execute_script("location.hash = '#/live-03-flow-matching'")
     words = "return document.querySelector('.live-words')?.textContent"
     WebDriverWait(browser, 20).until(lambda b: b.execute_script(words))

@@ -37,6 +37,7 @@ function divisible(block) {
 function emptied(block) {
   const copy = block.cloneNode(true);
   divisible(copy).replaceChildren();
+  copy.removeAttribute("id");
   const title = copy.querySelector(":scope > .admonition-title");
   if (title) title.append(" (continued)");
   return copy;

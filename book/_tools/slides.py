@@ -153,7 +153,11 @@ def trim(html, page):
     """Return elements as slides show them: short captions, and links that lead into the book."""
     soup = BeautifulSoup(html, "html.parser")
     for node in soup.find_all(True):
-        node.attrs.pop("id", None)
+        if (
+            not {"admonition", "math", "live"} & set(node.get("class", []))
+            and node.name != "figure"
+        ):
+            node.attrs.pop("id", None)  # addresses lead to what has a number
         if "href" in node.attrs:
             node["href"] = from_slides(node["href"], page)
     for link in soup.select("a.lab-picture"):
@@ -261,7 +265,9 @@ class Deck:
         """Return all slides; a proof stands in one stack with the slide above it."""
         stacks, named = [], set()
         for slide in self.slides:
-            name = "" if slide.anchor in named else f' id="{slide.anchor}"'
+            content = trim("".join(slide.parts), self.page)
+            known = slide.anchor in named or f' id="{slide.anchor}"' in content
+            name = "" if known else f' id="{slide.anchor}"'
             named.add(slide.anchor)
             back = f'<a href="../book/{self.page}.html#{slide.anchor}">{slide.heading}</a>'
             tag = {"title": "h1"}.get(slide.kind, "h2") if slide.opens else "p"
@@ -269,7 +275,7 @@ class Deck:
             html = (
                 f'<section{name} data-kind="{slide.kind}"><div class="sheet">'
                 f'<{tag} class="place">{back}</{tag}>'
-                f'<div class="content">{trim("".join(slide.parts), self.page)}</div></div>'
+                f'<div class="content">{content}</div></div>'
                 + (f'<aside class="notes">{notes}</aside>' if notes else "")
                 + "</section>"
             )
