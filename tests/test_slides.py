@@ -154,3 +154,5 @@ def test_page_and_slides_lead_to_each_other():
         assert {place for place, _, _ in back} == {f"../book/{chapter}.html"}
         assert {anchor for _, _, anchor in back} <= ids
         assert len(slides.select("section[data-kind]")) == len(back)
+        names = [node["id"] for node in slides.select("[id]")]
+        assert len(names) == len(set(names)) > 20

@@ -21,6 +21,8 @@ END = re.compile(r"(?<=[.?!])\s+(?=[A-Z<“(])")
 NO_END = re.compile(r"\b(?:Eqs?|Figs?|Sec|Thm|Prop|al|cf|vs|resp|e\.g|i\.e)\.$")
 SHORT, ENOUGH = 40, 110
 """Letters of a sentence that says too little alone, as "Write", and of an opening that suffices."""
+NAMED = {"figure", "admonition", "math"}
+"""What has an address of its own among the slides, as it has on the page."""
 PANEL = re.compile(r"(?:Left|Right|Middle|Centre|Top|Bottom)\b")
 KINDS = {
     "exercise": "exercise",
@@ -153,11 +155,8 @@ def trim(html, page):
     """Return elements as slides show them: short captions, and links that lead into the book."""
     soup = BeautifulSoup(html, "html.parser")
     for node in soup.find_all(True):
-        if (
-            not {"admonition", "math", "live"} & set(node.get("class", []))
-            and node.name != "figure"
-        ):
-            node.attrs.pop("id", None)  # addresses lead to what has a number
+        if not NAMED & {node.name, *node.get("class", [])} or node.get("id") == "proof":
+            node.attrs.pop("id", None)
         if "href" in node.attrs:
             node["href"] = from_slides(node["href"], page)
     for link in soup.select("a.lab-picture"):
