@@ -9,10 +9,11 @@ TOOLS := book/_tools
 # Labs and tests run two at a time, each on one core.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test notebooks colab device lint package repository clean
+.PHONY: help book pdf test notebooks colab device lint package repository clean
 
 help:
-	@echo "make book                  build the site in _build/html"
+	@echo "make book                  build the site in _build/html, with slides of each chapter"
+	@echo "make pdf                   print the book to _build/pdf/flow-matching.pdf (needs Chromium)"
 	@echo "make test                  run every test, every lab and the linter"
 	@echo "make notebooks [LAB=name]  run labs and exercises from their .py files, store the outputs"
 	@echo "make colab [LAB=name]      run labs as Colab would: only the package, in an empty folder"
@@ -27,6 +28,10 @@ book: .venv/book-ready vendor/npm-ready
 	@$(BIN)/jupyter-book build . -W -n --all --keep-going -q
 	@echo "== The site is ready: $(CURDIR)/_build/html/index.html"
 	@echo "   Open it in a browser, or serve it: $(BIN)/python -m http.server -d _build/html"
+
+pdf: .venv/pdf-ready book
+	@echo "== Printing the book (some minutes)"
+	@$(BIN)/python $(TOOLS)/pdf.py
 
 test: .venv/test-ready lint book
 	@echo "== Running the tests and every lab"
@@ -67,6 +72,10 @@ clean:
 	@$(PIP) --quiet --group book
 	@touch $@
 
+.venv/pdf-ready: .venv/book-ready
+	@$(PIP) --quiet --group pdf
+	@touch $@
+
 .venv/test-ready: .venv/book-ready
 	@echo "== Adding PyTorch, the package and the test tools to .venv (several minutes, some GB)"
 	@$(PIP) --editable . --group test
@@ -77,5 +86,5 @@ clean:
 	@touch $@
 
 vendor/npm-ready: book/_tools/npm.py
-	@echo "== Fetching KaTeX, onnxruntime-web and axe-core"
+	@echo "== Fetching KaTeX, onnxruntime-web, reveal.js and axe-core"
 	@$(BIN)/python $(TOOLS)/npm.py

@@ -9,6 +9,7 @@ import live
 import modules
 import quizzes
 import repository
+import slides
 import theme
 import versions
 from docutils import nodes
@@ -104,6 +105,7 @@ def setup(app):
     links.setup(app)
     live.setup(app)
     quizzes.setup(app)
+    slides.setup(app)
     theme.setup(app)
     app.connect("config-inited", follow_repository)
     app.connect("config-inited", number_by_file_name)
