@@ -44,6 +44,7 @@ LEVELS = {
     "steering": 4,
     "manifolds": 4,
     "images": 5,
+    "other_models": 6,
     "coursework": 6,
 }
 """A room of the house imports only from lower levels."""
@@ -56,6 +57,7 @@ PARTS = {
     "manifolds": ["spaces", "rotations", "directional", "geodesics", "__init__"],
     "bridges": ["processes", "exact", "__init__"],
     "steering": ["rewards", "control", "adjoint", "__init__"],
+    "other_models": ["binding", "denoisers", "peers", "exports", "__init__"],
     "images": [
         *["__init__", "data", "devices", "pictures", "batches", "classifier", "weights"],
         *["sampling", "settings", "run", "bits", "process", "options", "command", "__main__"],
@@ -80,7 +82,7 @@ PARTS = {
 
 HIDDEN = {
     *("distributions", "networks", "solvers"),
-    *("steering", "discrete", "bridges", "manifolds"),
+    *("steering", "discrete", "bridges", "manifolds", "other_models"),
 }
 """Packages that the rest of the house and the book know by one name."""
 
