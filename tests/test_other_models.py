@@ -567,7 +567,12 @@ def test_a_missing_library_is_named(monkeypatch):
         load_diffusers("google/ddpm-cat-256")
 
 
-def test_fields_can_be_pickled(diffusers):
+def test_fields_can_be_pickled_and_keep_the_precision_of_states(diffusers):
     field, _ = from_diffusers_model(unet(diffusers), diffusers.FlowMatchEulerDiscreteScheduler())
     t = torch.full((3,), 0.5, dtype=torch.float64)
     assert torch.equal(pickle.loads(pickle.dumps(field))(noise(), t), field(noise(), t))
+    single, _ = from_diffusers_model(
+        unet(diffusers).float(), diffusers.FlowMatchEulerDiscreteScheduler()
+    )
+    assert single(noise(), t).dtype == torch.float64
+    torch.testing.assert_close(single(noise(), t), field(noise(), t), **CLOSE)
