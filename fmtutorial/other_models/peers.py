@@ -71,7 +71,7 @@ def from_flow_matching(
         name: of the extra.
 
     Returns:
-        v(x, t) on [0, 1], of the path that it was trained with: CondOTScheduler is LINEAR.
+        v(x, t) on [0, 1], of the path that it was trained with. CondOTScheduler is LINEAR.
     """
     check_callable(model, "model")
     check_classes(label, null)
