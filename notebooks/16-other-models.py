@@ -340,9 +340,9 @@ for ax, (name, x) in zip(axes, shown.items(), strict=True):
 plotting.show(
     figure,
     "their-model",
-    "Four clouds of points, each of six round clumps on a ring. Those of DDIM with "
-    "five evaluations are pulled towards the middle, those of DPM-Solver with ten "
-    "look like the data, and the guided ones are small and dense.",
+    "Four clouds of points. The data are six round clumps on a ring. DDIM with five "
+    "evaluations smears them to one ring, DPM-Solver with ten shows them again, a "
+    "little blurred, and the guided ones are six thin streaks that point outwards.",
 )
 
 # %% [markdown]
