@@ -130,15 +130,22 @@ def their_samples(scheduler, call, steps, x):
         ("v_prediction", "trailing", 10),
         ("sample", "leading", 10),
         ("zero snr", "trailing", 10),
+        ("stable", "leading", 10),
     ],
 )
 def test_ddim_of_diffusers_is_ours(diffusers, kind, spacing, steps):
-    """With no signal at all at the first level only "v_prediction" makes sense."""
-    options = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    """With no signal at all at the first level only "v_prediction" makes sense.
+
+    "stable" has the options of Stable Diffusion, which ends at the first level, not at data.
+    """
+    options = {
+        "zero snr": {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+        "stable": {"set_alpha_to_one": False, "steps_offset": 1},
+    }
     scheduler = diffusers.DDIMScheduler(
         clip_sample=False,
         timestep_spacing=spacing,
-        **(options if kind == "zero snr" else {"prediction_type": kind}),
+        **options.get(kind, {"prediction_type": kind}),
     )
     model = unet(diffusers)
     field, path = from_diffusers_model(model, scheduler)
