@@ -13,6 +13,7 @@ from fmtutorial.diffusion import as_velocity
 from fmtutorial.fields import (
     VelocityField,
     check_callable,
+    check_count,
     check_kind,
     check_number,
     check_same_shape,
@@ -218,19 +219,40 @@ def from_ddpm(
 
     Source: Ho et al. 2020.
     """
-    check_callable(model, "model")
     path = AffinePath(ddpm_schedule(betas))
-    noise = partial(_noise_at_level, model, len(betas), whole_levels)
-    return as_velocity(noise, path, "noise"), path
+    return as_velocity(at_levels(model, len(betas), whole_levels), path, "noise"), path
 
 
-def _noise_at_level(
+def at_levels(model: VelocityField, levels: int, whole_levels: bool = False) -> VelocityField:
+    """Turn a prediction that takes a DDPM's index into one that takes the time t = 1 − k/levels.
+
+    The index is k − 1 = (1 − t) · levels − 1, and 0 where that is negative. Within the rounding
+    of t a whole index is meant and given. What is predicted, noise, data or else, stays.
+
+    Args:
+        model: model(x, index), index from 0 to levels − 1, shape (B,).
+        levels: T, of the DDPM.
+        whole_levels: see ``from_ddpm``.
+
+    Raises:
+        ValueError: with ``whole_levels``, when it is called between two levels.
+
+    Chapters 7 and 16.
+    """
+    check_callable(model, "model")
+    check_count(levels, "levels")
+    return partial(_at_level, model, levels, whole_levels)
+
+
+def _at_level(
     model: VelocityField, levels: int, whole_levels: bool, x: Tensor, t: Tensor
 ) -> Tensor:
     index = (1 - t) * levels - 1
-    if not whole_levels:
-        return model(x, index.clamp(min=0))
     whole = index.round()
+    if not whole_levels:
+        rounding = 2 * torch.finfo(t.dtype).eps * levels
+        index = torch.where((index - whole).abs() < rounding, whole, index)
+        return _answer(model, x, index.clamp(min=0))
     # a hundredth of a level is far above the rounding of t, for up to 10⁵ levels
     off = (index - whole).abs() > 0.01
     if bool((off | (whole < 0)).any()):
@@ -239,4 +261,4 @@ def _noise_at_level(
             f"t = {wrong:g} is no level of the model: they are 1 − k/{levels} for k from 1 to "
             f"{levels}. Take the times of level_grid, with halves=True for midpoint and rk4"
         )
-    return model(x, whole.long())
+    return _answer(model, x, whole.long())

@@ -27,7 +27,10 @@ import sys
 
 if "google.colab" in sys.modules:
     print("Installing the book's package")
-    # %pip install -q git+https://github.com/fmtutorial/fmtutorial
+    # this lab's own version where it is released, else the newest there is
+    home, v = "https://github.com/fmtutorial/fmtutorial", "0.1.0"
+    wheel = f"{home}/releases/download/v{v}/fmtutorial-{v}-py3-none-any.whl"
+    # %pip install -q {wheel} 2> /dev/null || pip install -q git+{home}
 
 # %%
 import base64

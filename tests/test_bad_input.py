@@ -797,6 +797,12 @@ CALLS = {
     },
     "checkpoints.save_checkpoint": lambda: {"path": file(folder() / "b.pt"), "state": thing({})},
     "checkpoints.writing": lambda: {"path": file(folder() / "c.pt"), "then": entered},
+    "conventions.at_levels": lambda: {
+        "model": function(velocity),
+        "levels": count(1000),
+        "whole_levels": flag(False),
+        "then": at,
+    },
     "conventions.ddpm_schedule": lambda: {
         "betas": betas(),
         "then": lambda made: made.sigma(clock()),
@@ -1672,6 +1678,26 @@ CALLS = {
         "then": lambda network: None,
     },
     "networks.UNet.forward": lambda: of_network(UNet((1, 8, 8), 8, labels=2), images(), 3),
+    "other_models.from_flow_matching": lambda: {
+        "model": function(lambda x, t, y=None: -x),
+        "label": optional(class_labels())._replace(empty=None),
+        "scale": number(2.0),
+        "null": optional(count(10, least=0)),
+        "name": Argument("y", {"None": None, "number": 3, "list": ["y"]}),
+        "then": at,
+    },
+    "other_models.from_torchcfm": lambda: {
+        "model": function(lambda t, x, y=None: -x),
+        "label": optional(class_labels())._replace(empty=None),
+        "scale": number(2.0),
+        "null": count(10, least=0),
+        "then": at,
+    },
+    "other_models.to_flow_matching": lambda: {"network": function(velocity), "then": at},
+    "other_models.to_torchcfm": lambda: {
+        "network": function(velocity),
+        "then": lambda model: model(clock(), plane()),
+    },
     "paths.AffinePath": lambda: {"schedule": schedule()},
     "paths.AffinePath.conditional_score": lambda: {"on": PATH, **of_path("x", "x1")},
     "paths.AffinePath.conditional_velocity": lambda: {"on": PATH, **of_path("x", "x1")},
@@ -1988,6 +2014,12 @@ LEFT_OUT = {
         "made by the package, or a type",
     ),
     "couplings.ConvergenceWarning": "a warning",
+    **dict.fromkeys(
+        [f"other_models.{name}" for name in ("from_diffusers_model", "load_diffusers")]
+        + [f"other_models.{name}" for name in ("scheduler_grid", "to_diffusers_pipeline")]
+        + ["other_models.to_onnx"],
+        "needs another library, and seconds to import it: test_other_models breaks it",
+    ),
 }
 """Names, and modules or classes with all their names, that are not tried, and why."""
 

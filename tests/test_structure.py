@@ -45,6 +45,7 @@ LEVELS = {
     "manifolds": 4,
     "tables": 4,
     "images": 5,
+    "other_models": 6,
     "coursework": 6,
 }
 """A room of the house imports only from lower levels."""
@@ -57,6 +58,7 @@ PARTS = {
     "manifolds": ["spaces", "rotations", "directional", "geodesics", "__init__"],
     "bridges": ["processes", "exact", "__init__"],
     "steering": ["rewards", "control", "adjoint", "__init__"],
+    "other_models": ["binding", "denoisers", "peers", "exports", "__init__"],
     "tables": ["reading", "units", "measures", "__init__"],
     "images": [
         *["__init__", "process", "data", "devices", "pictures", "folders", "sources", "batches"],
@@ -85,7 +87,7 @@ PARTS = {
 
 HIDDEN = {
     *("distributions", "networks", "solvers"),
-    *("steering", "discrete", "bridges", "manifolds", "tables"),
+    *("steering", "discrete", "bridges", "manifolds", "tables", "other_models"),
 }
 """Packages that the rest of the house and the book know by one name."""
 

@@ -1,6 +1,6 @@
 """Batches for a Schrödinger bridge: ours against torchcfm's, on one thread in one run.
 
-    .venv/bin/python -m pip install --group benchmark
+    .venv/bin/python -m pip install --group test
     OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/bridges.py
 
 Both draw two batches in the plane, find the entropic plan with the regularisation 2σ², draw as

@@ -1,6 +1,6 @@
 """Our network and training against torchcfm's own MNIST example, on one machine in one run.
 
-    .venv/bin/python -m pip install --group benchmark
+    .venv/bin/python -m pip install --group test
     .venv/bin/python tests/benchmarks/mnist_torchcfm.py
 
 Ours (`python -m fmtutorial.images train`), with as many steps as should fit into MINUTES, then

@@ -1,6 +1,6 @@
 """Pairing, likelihood and training against torchcfm's and Facebook's, on one thread in one run.
 
-    .venv/bin/python -m pip install --group benchmark
+    .venv/bin/python -m pip install --group test
     OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/speed.py
 
 - Pairing: `exact_ot` against `OTPlanSampler(method="exact").sample_plan`, in the plane and in the
