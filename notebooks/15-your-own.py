@@ -76,7 +76,7 @@ path = AffinePath(LINEAR)
 # %% [markdown]
 # ## A table whose truth is known
 #
-# Fish of two ages: their length in metres, their mass in grams, and the temperature of the water that they were caught in. The length has one of two log-normal laws, the mass grows like its cube, the temperature depends on both ages in a crooked way. All of it is made of normal laws, so the density is known, by a change of variables.
+# Fish of two ages: their length in metres, their mass in grams, and the temperature of the water that they were caught in. The length has one of two log-normal laws, one for each age. The mass grows like the cube of the length, and the temperature goes up and down with it. All of it is made of normal laws, so the density is known, by a change of variables.
 
 # %%
 MIDDLE, WIDTH = torch.tensor([0.35, 0.6]).log(), torch.tensor([0.15, 0.12])
@@ -215,7 +215,7 @@ print("the loss falls:", last < 0.8 * first)
 assert last < 0.8 * first
 
 # %% [markdown]
-# **Check 15.3** (enough steps). Double the steps of the solver until the mean log-likelihood changes by less than a tenth of its own standard error. What is left of the solver's error is then hidden by that of the sample. With four times as many it changes by less than that again.
+# **Check 15.3** (enough steps). Double the steps of the solver until the mean log-likelihood changes by less than a tenth of its own standard error. What is left of the solver's error is then hidden by that of the sample. With four times as many steps it moves by less than a tenth of the error, too.
 
 
 # %%
@@ -239,7 +239,7 @@ record("steps_change", f"{abs(search[-1].change):.4f}")
 record("steps_error", f"{search[-1].error:.3f}")
 
 # %% [markdown]
-# **Check 15.4** (held-out likelihood). In nats per row, in units of the file, with a standard error; and the truth for the same rows. The truth is better, by what chapter 1 calls a divergence: a small number, whose standard error is smaller than that of either, since both are averaged over the same rows.
+# **Check 15.4** (held-out likelihood). In nats per row, in units of the file, with a standard error; and the truth for the same rows. The truth must be better on average, by the KL divergence of chapter 1. The estimate may fall below 0 by chance, by some standard errors at most. Its error is smaller than that of either mean, since both are averaged over the same rows.
 
 # %%
 of_flow = held_out_density(steps).cpu().double()
@@ -346,7 +346,7 @@ for (name, scale), found in tests.items():
     record(f"floor_{name}_{scale}", f"{found.floor:.3f}")
 
 # %% [markdown]
-# **Check 15.7** (copies). A "model" that returns training rows, each moved a little, passes the same test: its distance is that of data. The distance to the nearest training row tells. Rows held out give a ratio of 1, samples of the flow about as much, copies a small part of it. The last number is the share of samples that are nearer to a training row than 99 % of the held-out rows.
+# **Check 15.7** (copies). A "model" that returns training rows, each moved a little, passes the same test: its distance is that of data. The distance to the nearest training row tells. Rows held out give a ratio of 1, samples of the flow about as much, copies a small part of it. The last number is the share of samples that are nearer to a training row than 99 % of the held-out rows. The noise of 0.01 moves copies about as far as that limit, so that it counts only a part of them; exact copies it counts all.
 
 # %%
 copies = x_train[torch.randperm(len(x_train), generator=generator)[:600]]
@@ -394,7 +394,7 @@ plotting.show(
 # %% [markdown]
 # ## Images
 #
-# 1892 emoji in colour come with the package, 32×32 pixels on white (Noto Emoji, Apache License 2.0). Every tenth is held out. For your own write the name of a folder in the place of "emoji".
+# 1892 emoji in colour come with the package, 32×32 pixels on white (Noto Emoji, Apache License 2.0). Every tenth is held out. For your own colour pictures write `read_images("folder", size=32)` in the next cell, with "test" as second argument for those held out, and the name of your folder in the place of "emoji" further down.
 
 # %%
 images = ImageSet(*(part.to(device) for part in read_images("emoji")))
@@ -622,13 +622,13 @@ show_pixels(
 )
 
 # %% [markdown]
-# *Figure 15.5.* Four samples for each category (activities, animals, flags, food, objects, people, smileys, symbols, travel) after a sixteenth, a quarter and all of the steps.
+# *Figure 15.5.* Four samples for each category (activities, animals, flags, food, objects, people, smileys, symbols, travel) after 50, 300 and all 1200 steps.
 #
 # ## Summary
 #
-# - Split before you look, standardise by the training rows, and keep shift and scale with the network.
+# - Split before you compute anything, standardise by the training rows, and keep shift and scale with the network.
 # - In a file's units the log-density is that of the network less $\sum\log s$. A likelihood without units and a standard error is no result.
-# - Enough steps are those after which the mean moves less than its error. Beyond two dimensions the mass is a mean of weights, and the effective number of draws says whether to believe it.
+# - Enough steps are those after which the mean moves by less than a tenth of its error. Beyond two dimensions the mass is a mean of weights, and the effective number of draws says whether to believe it.
 # - Distances need a floor beside them and columns of one scale. Copies pass every test of likeness, so ask for the nearest neighbours.
 # - For images: a baseline, the loss held out, the floor, the neighbours, and your eyes.
 # - Count operations and bytes before you train.
@@ -637,6 +637,6 @@ show_pixels(
 #
 # 1. Train on the logarithm of the mass in the place of the mass. Which term comes to the log-density in the file's units, and what becomes of the gap in Check 15.4?
 # 2. Round the masses to whole hundreds of grams and train again. What happens to the log-likelihood, and why is it worthless?
-# 3. Use all rows for shift and scale in Check 15.2. How much does the held-out likelihood move, beside its standard error?
+# 3. In the cell that splits, put `units = tables.Units(table.rows.mean(dim=0), table.rows.std(dim=0))` and train again. How much does the held-out likelihood of Check 15.4 move, beside its standard error?
 # 4. In Check 15.7 mix 5 % of copies into the flow's samples. Which of the two numbers sees them?
 # 5. Double the sixteen images of Check 15.10 by their mirror images. Where does the loss turn now?
