@@ -205,7 +205,7 @@ for name, miss in {
     assert miss.abs().max() < 1e-3
 
 # %% [markdown]
-# **Check 16.3** (misread). Read the index off by one, forget the sign, or take the prediction for data instead of noise: how far are the samples from those of Check 16.2, on average? The first mistake is less than 0.1 off, far less than the width 0.25 of a mode, so nobody sees it in a picture. But it is more than the $10^{-3}$ of Check 16.2. The other two are off by more than 0.5, two widths.
+# **Check 16.3** (misread). Read the index off by one, forget the sign, or take the prediction for data instead of noise: how far are the samples from those of Check 16.2, on average? The first mistake is off by less than 0.1, where a mode is 0.25 wide, so nobody sees it in a picture. But it is more than the $10^{-3}$ of Check 16.2. The other two are off by more than 0.5, two widths.
 
 
 # %%
