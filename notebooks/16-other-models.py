@@ -9,12 +9,12 @@
 # %% [markdown]
 # # Lab: Other people's models
 #
-# A model from elsewhere has its own words for time, noise and what it predicts. Behind them is a velocity field. Here a small model is trained as diffusers' tutorials train one, with its network, its scheduler and its loss. Then it goes through this book's solvers, gets a likelihood, and is guided. Afterwards the book's digits go the other way: into a pipeline of diffusers, into flow_matching, and into ONNX.
+# A model from elsewhere has its own words for time, noise and what it predicts. Behind them is a velocity field. Here a small model is trained as the tutorials of the library diffusers train one, with its network, its scheduler and its loss. Then it goes through this book's solvers, gets a likelihood, and is guided. Afterwards the book's digits go the other way: into a pipeline of diffusers, into flow_matching, and into ONNX.
 #
 # After this lab you can
 #
 # - turn a network of diffusers and its scheduler into a velocity field in one line,
-# - reproduce its samplers digit by digit, and see when you have misread it,
+# - reproduce its samplers number by number, and see when you have misread it,
 # - sample it with fewer evaluations, and compute what its library has no function for,
 # - hand a network of yours to diffusers, flow_matching or onnxruntime.
 
@@ -187,7 +187,7 @@ def their_samples(scheduler, call, steps, x):
 
 
 # %% [markdown]
-# **Check 16.2** (the same samples). `DDIMScheduler` with 50 steps, and `ddim` on the times at which it evaluates, from the same noise. `DPMSolverMultistepScheduler` with 20, and `dpm_solver`. Both agree to $10^{-3}$: they do the same arithmetic in single precision, in another order.
+# **Check 16.2** (the same samples). `DDIMScheduler` with 50 steps, and `ddim` on the times at which it evaluates, from the same noise. `DPMSolverMultistepScheduler` with 20, and `dpm_solver`. Every number agrees to $10^{-3}$: both do the same arithmetic in single precision, in another order.
 
 # %%
 x0 = torch.randn(1000, 2, 1, 1, generator=generator)
@@ -205,7 +205,7 @@ for name, miss in {
     assert miss.abs().max() < 1e-3
 
 # %% [markdown]
-# **Check 16.3** (misread). Read the index off by one, forget the sign, or take the prediction for data instead of noise: how far are the samples from those of Check 16.2, on average? The first mistake is the one that nobody sees in a picture.
+# **Check 16.3** (misread). Read the index off by one, forget the sign, or take the prediction for data instead of noise: how far are the samples from those of Check 16.2, on average? The first mistake is off by less than 0.1, where a mode is 0.25 wide, so nobody sees it in a picture. But it is more than the $10^{-3}$ of Check 16.2. The other two are off by more than 0.5, two widths.
 
 
 # %%
@@ -227,10 +227,10 @@ for name, other in wrong.items():
     miss = (last - ours).abs().mean().item()
     misread[name] = miss
     print(f"{name}: off by", "less than 0.1" if miss < 0.1 else "more than 0.5")
-    assert 2e-4 < miss < 0.1 if name == "index off by one" else miss > 0.5
+    assert 1e-3 < miss < 0.1 if name == "index off by one" else miss > 0.5
 
 # %% [markdown]
-# **Check 16.4** (fewer evaluations). Energy distances to fresh data, where other fresh data have the floor. DPM-Solver with 10 evaluations on this book's `level_grid`, from $t=0$ to 1, is about as near as their DDIM with 50, and nearer than DDIM with 5.
+# **Check 16.4** (fewer evaluations). Energy distances to fresh data, where other fresh data have the floor. DPM-Solver with 10 evaluations on this book's `level_grid`, from $t=0$ to 1, is at most 0.03 farther than their DDIM with 50, and more than 0.03 nearer than DDIM with 5. That margin is about half of the floor.
 
 # %%
 data, fresh = (target.sample(1000, generator.manual_seed(s)) for s in (1, 2))
@@ -262,7 +262,7 @@ assert level_with and distance["DDIM, 5"] > distance["DPM, 10"] + 0.03
 #
 # diffusers has no function for it. With the field it is `log_likelihood`, on a grid that is even in $\log(\alpha/\sigma)$, and that starts at the cleanest level the network knows, $t=0.999$. There the data have noise of standard deviation 0.01 on them, which these data do not notice.
 #
-# **Check 16.5** (likelihood). 200 points: twice the steps change the mean by less than 0.05 nats. It is below that of the true density, by 0.1 to 1 nats: that much this short training has left.
+# **Check 16.5** (likelihood). 200 points: twice the steps change the mean by less than 0.05 nats. It is below that of the true density at the same points, by 0.1 to 1 nats: that much this short training has left.
 
 # %%
 points = data[:200, :, None, None]
@@ -301,7 +301,7 @@ guided, _ = from_diffusers_model(model, scheduler, label, scale=3.0, null=6)
 
 
 # %% [markdown]
-# **Check 16.6** (guidance). The loop of their pipelines computes $e_\varnothing+s\,(e_y-e_\varnothing)$ of the two predictions of noise. The field does that with velocities, and it is the same, to $10^{-3}$: from noise to velocity is an affine map, and the weights $1-s$ and $s$ sum to one. Nearly all samples lie at their own mode, and with $s=3$ they lie farther out than the data, whose mean radius is 1.42.
+# **Check 16.6** (guidance). The loop of their pipelines computes $e_\varnothing+s\,(e_y-e_\varnothing)$ of the two predictions of noise. The field does that with velocities, and it is the same, to $10^{-3}$: from noise to velocity is an affine map, and the weights $1-s$ and $s$ sum to one. Nearly all samples are nearest to the mode of their own label, and with $s=3$ they lie farther out than the data, whose mean radius is 1.42.
 
 
 # %%
@@ -349,7 +349,7 @@ plotting.show(
 )
 
 # %% [markdown]
-# *Figure 16.1.* One model of diffusers: the data, its own sampler with five evaluations, this book's DPM-Solver with ten, and guidance.
+# *Figure 16.1.* One model of diffusers: the data, its own sampler with five evaluations, this book's DPM-Solver with ten, and guidance. Without a label this small model has learned the ring better than its six clumps.
 #
 # ## The way back: diffusers
 #
@@ -459,7 +459,7 @@ show_pixels(
 #
 # - A model, a scheduler, one line: a velocity field and its path.
 # - The scheduler's configuration says what is predicted and at which noise. The choice of steps is no part of the model.
-# - Reproduce their sampler first, on their times. If the digits agree, you have read the model right. An index that is off by one shows nowhere else.
+# - Reproduce their sampler first, on their times. If the numbers agree, you have read the model right. An index that is off by one shows nowhere else.
 # - Then use what fields have: other solvers, a likelihood, guidance.
 # - The way back needs no more than the sign, the direction of time, and its unit.
 #
