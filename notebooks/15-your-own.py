@@ -550,7 +550,7 @@ record("few_gap", f"{last[2] - last[1]:.2f} ± {last[3]:.2f}")
 #
 # ## What it costs
 #
-# **Check 15.11** (counted before it is paid). One step for one image on a device that computes nothing: operations and bytes. Twice the width costs about four times the operations, twice the side of the images about four times the operations and the activations. And the number of parameters is that of the network which has been trained.
+# **Check 15.11** (counted before it is paid). One step on a device that computes nothing: operations and bytes. Twice the width costs about four times the operations, twice the side of the images about four times the operations and the activations. And the number of parameters is that of the network which has been trained.
 
 # %%
 base = fitted(Settings(data="emoji", width=32, levels=3, batch=32), images)
@@ -565,6 +565,7 @@ print(
 print(f", activations {large.activation_bytes / small.activation_bytes:.1f} times")
 assert 3 < wide.flops_per_image / small.flops_per_image < 4.5
 assert 3 < large.flops_per_image / small.flops_per_image < 5.5
+assert 3.8 < large.activation_bytes / small.activation_bytes < 4.2
 counted = training_cost(replace(base, width=24, classes=0)).parameters
 assert counted == sum(p.numel() for p in unet.parameters())
 

@@ -287,8 +287,8 @@ assert (coarse - fine).abs() < 0.05 and 0.1 < truth - fine < 1
 
 # %% tags=["nbval-ignore-output"]
 print(f"model: {fine.item():.2f} nats, truth: {truth.item():.2f}")
-record("model_nats", f"{fine.item():.1f}")
-record("true_nats", f"{truth.item():.1f}")
+record("model_nats", f"{fine.item():.2f}".replace("-", "−"))
+record("true_nats", f"{truth.item():.2f}".replace("-", "−"))
 
 # %% [markdown]
 # ## Labels and guidance
@@ -344,8 +344,8 @@ plotting.show(
     figure,
     "their-model",
     "Four clouds of points. The data are six round clumps on a ring. DDIM with five "
-    "evaluations smears them to one ring, DPM-Solver with ten shows them again, a "
-    "little blurred, and the guided ones are six thin streaks that point outwards.",
+    "evaluations shows a thin ring, DPM-Solver with ten a ring as wide as the data's, "
+    "and the guided ones are six thin streaks that point outwards.",
 )
 
 # %% [markdown]

@@ -91,8 +91,8 @@ print(f"distance {starts['coupling']:.2f}, floor {floor:.2f}")
 
 # %% tags=["hide-input"]
 figure, axes = plotting.panels(["data", "four steps"])
-for ax, x in zip(axes, (data.sample(2000), made), strict=True):
-    plotting.draw_samples(ax, x, plotting.DATA, size=2)
+plotting.draw_samples(axes[0], data.sample(2000), plotting.DATA, size=2)
+plotting.draw_samples(axes[1], made, plotting.MODEL, size=2)
 plotting.show(
     figure,
     "board",

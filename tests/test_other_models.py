@@ -527,6 +527,13 @@ def test_what_is_not_covered_is_said(diffusers):
     model = unet(diffusers)
     unknown = diffusers.DDPMScheduler(clip_sample=False, prediction_type="epsilon")
     unknown.register_to_config(prediction_type="curvature")
+    jumping = diffusers.UNet2DConditionModel(
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        time_cond_proj_dim=4,
+    )
     cases = [
         (ValueError, 'unknown prediction_type "curvature"', (model, unknown)),
         (TypeError, "scheduler is of type str", (model, "ddpm")),
@@ -546,6 +553,7 @@ def test_what_is_not_covered_is_said(diffusers):
         (ValueError, "null is 11", (unet(diffusers, 11), flow, LABEL, 2.0, 11)),
         (TypeError, "label is of type torch.float32", (unet(diffusers, 11), flow, LABEL.float())),
         (ValueError, "takes 2 channels and returns 3", (transformer(diffusers, 9, 3), plain)),
+        (ValueError, "time_cond_proj_dim=4 is not covered", (jumping, plain)),
     ]
     for kind, message, arguments in cases:
         with pytest.raises(kind, match=message):

@@ -290,7 +290,8 @@ BAD = {
     "separated by semicolons": ["a;b", *[line.replace(",", ";") for line in lines()]],
     "no number.*leave the column out": ["a,kind", *[f"{i},cod" for i in range(30)]],
     "line 3 has 3 cells, line 1 2": ["a,b", "1,2", "1,2,3", *lines()],
-    r"missing in line 3 \(rows with a gap: 2\)": ["a,b", "1,2", "1,", "NaN,2", *lines()],
+    r"missing in line 3, column b \(rows with a gap: 2\)": ["a,b", "1,2", "1,", "NaN,2", *lines()],
+    "b is '1_000' in line 3, no number": ["a,b", "1,2", "1,1_000", *lines()],
     "b is inf in row 2": ["a,b", "1,2", "1,inf", *lines()],
     "same value in all rows of b": ["a,b", *[f"{i},7" for i in range(30)]],
     "has 12 rows; at least 20": ["a,b", *lines(12)],
@@ -323,7 +324,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
     rows = np.arange(60.0).reshape(30, 2)
     rows[4, 1] = math.nan
     np.save(tmp_path / "gaps.npy", rows)
-    with pytest.raises(ValueError, match=r"missing in row 5 \(rows with a gap: 1\)"):
+    with pytest.raises(ValueError, match=r"missing in row 5, column 2 \(rows with a gap: 1\)"):
         read_table(tmp_path / "gaps.npy")
 
 

@@ -37,7 +37,7 @@ class Cost:
 
 
 def training_cost(settings: Settings) -> Cost:
-    """Count what a run costs, by a step for one image on the device "meta", without computing it.
+    """Count what a run costs, by a step on the device "meta", which computes nothing.
 
     In single precision, with the attention's matrix of weights, which not every device keeps: in
     half precision, or for large images on a GPU, a run takes less. On a CPU the peak of a process,
@@ -62,17 +62,17 @@ def training_cost(settings: Settings) -> Cost:
         network = NETWORKS[settings.network](
             **settings.arguments, checkpointing=settings.checkpointing
         )
-        x, t = torch.empty(1, *settings.image_shape), torch.empty(1)
+        x, t = torch.empty(settings.batch, *settings.image_shape), torch.empty(settings.batch)
         with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda z: z):
             network(x, t).square().mean().backward()
     sizes = [p.numel() for p in network.parameters()]
     for p in network.parameters():
         kept.pop(p.untyped_storage()._cdata, None)
     return Cost(
-        flops_per_image=float(counter.get_total_flops()),
+        flops_per_image=counter.get_total_flops() / settings.batch,
         parameters=sum(sizes),
         state_bytes=4 * COPIES * sum(sizes),
-        activation_bytes=settings.batch * sum(size for size, _ in kept.values()),
+        activation_bytes=sum(size for size, _ in kept.values()),
     )
 
 

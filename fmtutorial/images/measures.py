@@ -144,7 +144,7 @@ def nearest_distances(images: Tensor, among: Tensor) -> Tensor:
 
 
 class HeldOutLoss(NamedTuple):
-    """Losses per pixel with their standard errors; the gap is held-out less training."""
+    """Losses per number of an image, with standard errors; the gap is held-out less training."""
 
     training: float
     training_error: float

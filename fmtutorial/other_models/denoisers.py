@@ -108,7 +108,10 @@ def _condition(model: nn.Module, diffusers: ModuleType) -> tuple[str, int]:
             f"the model takes {config.in_channels} channels and returns {outputs}: one that sees "
             "more than its state, as for inpainting, is not covered"
         )
-    for option in ("class_embed_type", "addition_embed_type", "time_embedding_type"):
+    for option in (
+        *("class_embed_type", "addition_embed_type", "time_embedding_type"),
+        "time_cond_proj_dim",  # of a model that jumps, for the scale of its guidance
+    ):
         if config.get(option) not in (None, "positional", "learned"):
             raise ValueError(f"{option}={config[option]!r} is not covered: call it by hand")
     if isinstance(model, diffusers.UNet2DConditionModel):
@@ -236,9 +239,10 @@ def load_diffusers(source: object) -> tuple[nn.Module, object]:
 def scheduler_grid(scheduler: object, steps: int) -> Tensor:
     """Return the times of this book at which a scheduler evaluates its model, and the last.
 
-    With ``ddim`` for DDIMScheduler (where steps divide T), ``dpm_solver`` for
-    DPMSolverMultistepScheduler and ``euler`` for FlowMatchEulerDiscreteScheduler, the same samples
-    come out. Their default grids do not begin at t = 0, but where their first level lies.
+    With ``ddim`` for DDIMScheduler (its spacing "leading" or "trailing", and steps that divide T),
+    ``dpm_solver`` for DPMSolverMultistepScheduler and ``euler`` for FlowMatchEulerDiscreteScheduler
+    the same samples come out. Their default grids do not begin at t = 0, but where their first
+    level lies.
 
     Args:
         scheduler: of diffusers; it is left as it is.

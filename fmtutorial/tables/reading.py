@@ -66,9 +66,11 @@ def _read_npy(path: Path) -> tuple[list[str], np.ndarray]:
             f"{path.name} has shape {rows.shape} and type {rows.dtype}; save numbers of shape "
             "(rows, columns)"
         )
-    missing = np.isnan(rows).any(axis=1) if rows.dtype.kind == "f" else np.zeros(len(rows), bool)
+    missing = np.isnan(rows) if rows.dtype.kind == "f" else np.zeros(rows.shape, bool)
     if missing.any():
-        raise ValueError(_missing(path, int(missing.sum()), f"row {missing.argmax() + 1}"))
+        row, column = np.argwhere(missing)[0] + 1
+        count = int(missing.any(axis=1).sum())
+        raise ValueError(_missing(path, count, f"row {row}, column {column}"))
     return [f"column {i + 1}" for i in range(rows.shape[1])], rows.astype(np.float64)
 
 
@@ -94,7 +96,11 @@ def _read_csv(path: Path) -> tuple[list[str], np.ndarray]:
             raise ValueError(
                 f"{path.name}: line {number} has {len(cells)} cells, line 1 {len(names)}"
             )
-    missing = [n for n, cells in lines if any(cell.lower() in MISSING for cell in cells)]
+    missing = [
+        f"line {number}, column {name}"
+        for number, cells in lines
+        for name in [n for n, cell in zip(names, cells, strict=True) if cell.lower() in MISSING][:1]
+    ]
     for column, name in enumerate(names):
         cells = [(number, cells[column]) for number, cells in lines]
         text = [(n, c) for n, c in cells if _number(c) is None and c.lower() not in MISSING]
@@ -105,14 +111,14 @@ def _read_csv(path: Path) -> tuple[list[str], np.ndarray]:
                 "a label"
             )
     if missing:
-        raise ValueError(_missing(path, len(missing), f"line {missing[0]}"))
+        raise ValueError(_missing(path, len(missing), missing[0]))
     rows = np.array([[float(cell) for cell in cells] for _, cells in lines], dtype=np.float64)
     return names, rows.reshape(-1, len(names))
 
 
 def _number(cell: str) -> float | None:
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)  # Python's own way to write 1_000
     except ValueError:
         return None
 

@@ -3,8 +3,8 @@
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/your_own.py STEPS
     PYTHONPATH=. python tests/benchmarks/your_own.py emoji FOLDER  # fmtutorial/data/emoji.npz
 
-The first trains with the command, as a reader would, and puts a picture of its samples after a
-sixteenth, a quarter and all of its steps into the results.
+The first trains with the command, as a reader would, and puts a picture of its samples after
+about a sixteenth, a quarter and all of its steps into the results.
 
 FOLDER is the unpacked npm package emoji-datasource-google 16.0.0. Chapter 15.
 """

@@ -44,7 +44,8 @@ def test_counts_are_those_of_a_real_step(change):
     with saved_tensors_hooks(keep, lambda z: z):
         loss = network(x, torch.zeros(len(x))).square().mean()
     found = sum(size for size, _ in kept.values())
-    assert 1 <= cost.activation_bytes / found < 1.4
+    # at this width the attention's matrix of weights, which a CPU does not keep, is a seventh
+    assert 1 <= cost.activation_bytes / found < 1.2
     assert loss == 0
 
 
@@ -64,7 +65,7 @@ def test_operations_of_a_transformer_by_formula():
 def test_costs_grow_as_they_should():
     cost = training_cost(SMALL)
     twice = training_cost(dataclasses.replace(SMALL, batch=8))
-    assert twice.activation_bytes == 2 * cost.activation_bytes
+    assert 1.8 < twice.activation_bytes / cost.activation_bytes < 2  # copies of weights do not
     assert twice.flops_per_image == cost.flops_per_image
     wide = training_cost(dataclasses.replace(SMALL, width=16))
     assert 3 < wide.flops_per_image / cost.flops_per_image < 4.1
