@@ -76,6 +76,7 @@ import diffusers
 from flow_matching.solver import ODESolver
 
 diffusers.utils.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
 
 # %% [markdown]
 # ## A model of diffusers
