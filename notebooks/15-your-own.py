@@ -412,6 +412,7 @@ show_pixels(
     "emoji",
     "48 emoji in three rows, in full colour on white: faces, flags, animals, food and "
     "signs.",
+    zoom=1,
 )
 
 # %% [markdown]
@@ -471,6 +472,7 @@ show_pixels(
     "young-emoji",
     "48 images in three rows: soft blobs of colour in the middle of a light ground. "
     "None is an emoji yet.",
+    zoom=1,
 )
 
 # %% [markdown]
@@ -620,6 +622,7 @@ show_pixels(
     "noise with stains. In the second there are blobs of clean colour on white. In the "
     "third the smileys are round and yellow, the flags are broad with straight "
     "borders, and no other row can be named.",
+    zoom=1,
 )
 
 # %% [markdown]

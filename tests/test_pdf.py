@@ -66,7 +66,7 @@ def test_outline_has_every_heading_in_order(book):
 def test_contents_name_the_pages_that_readers_see(book):
     reader, texts, _ = book
     chapter = [(plain(title), page) for title, page in headings(reader) if title[:2] == "3."]
-    assert len(chapter) == 12
+    assert len(chapter) == 13
     for title, page in chapter:
         assert f"{title} {page} " in texts[1]
         assert texts[page - 1].startswith(f"3. Flow matching {page} "), "its head and its foot"

@@ -320,7 +320,7 @@ def test_figures_have_one_number_in_chapter_and_lab():
 def test_pages_have_the_number_of_their_name():
     for page in pages():
         number = re.search(r"\b(\d\d)-", page)
-        if number and "09-" not in page:
+        if number and number[1] not in ("09", "17"):  # labs without a chapter
             text = (HTML / f"{page}.html").read_text(encoding="utf-8")
             heading = re.search(r'<h1><span class="section-number">(\d+)\.', text)
             assert heading and int(heading[1]) == int(number[1])

@@ -76,11 +76,11 @@ def read_folder(folder: str | Path, split: str = "train", size: int | None = Non
     if given:
         wanted = pictures[split == "test"]
     else:
-        labels = torch.tensor([picture.label for picture in pictures[0]])
+        labels = torch.tensor([picture.label for picture in pictures[0]], device="cpu")
         wanted = [pictures[0][i] for i in held_out(labels, split, str(root))]
     _check_sizes(root, [picture for some in pictures for picture in some], size, grey)
     images = _decode(root, wanted, size, grey)
-    return ImageSet(images, torch.tensor([picture.label for picture in wanted]))
+    return ImageSet(images, torch.tensor([picture.label for picture in wanted], device="cpu"))
 
 
 def held_out(labels: Tensor, split: str, name: str = "the data") -> list[int]:

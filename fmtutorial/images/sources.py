@@ -133,7 +133,7 @@ def _bytes(images: np.ndarray, path: Path) -> np.ndarray:
 def _labels(labels: np.ndarray | None, n: int, path: Path) -> Tensor:
     """Return the labels in a file, or zeros if there are none."""
     if labels is None:
-        return torch.zeros(n, dtype=torch.int64)
+        return torch.zeros(n, dtype=torch.int64, device="cpu")
     if labels.dtype.kind not in "iu" or labels.shape != (n,):
         raise ValueError(
             f"{path} has labels of {labels.dtype} and shape {labels.shape}; "
@@ -160,7 +160,7 @@ def _torchvision(name: str, split: str, size: int | None) -> ImageSet:
         pixels = pixels if grey else pixels.movedim(-1, 0)
         images.append(pixels if size is None else squared(pixels[None], size)[0])
         labels.append(int(label))
-    return ImageSet(torch.stack(images), torch.tensor(labels))
+    return ImageSet(torch.stack(images), torch.tensor(labels, device="cpu"))
 
 
 def _made(name: str, root: Path, split: str) -> Dataset:

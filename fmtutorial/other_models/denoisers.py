@@ -148,7 +148,7 @@ def _reading(scheduler: object, diffusers: ModuleType) -> _Reading:
     bars = scheduler.alphas_cumprod.detach().cpu().double()
     if bars[-1] == 0:  # rescale_betas_zero_snr; a beta of 1 has no logarithm
         bars[-1] = 1e-4 * bars[-2]
-    betas = 1 - bars / torch.cat([torch.ones(1, dtype=bars.dtype), bars[:-1]])
+    betas = 1 - bars / torch.cat([bars.new_ones(1), bars[:-1]])
     return _Reading(GIVEN[given], AffinePath(ddpm_schedule(betas)), len(bars), False)
 
 
@@ -265,5 +265,5 @@ def scheduler_grid(scheduler: object, steps: int) -> Tensor:
     levels = own.config.num_train_timesteps
     noisy = not own.config.get("set_alpha_to_one", True)
     noisy = noisy or own.config.get("final_sigmas_type") == "sigma_min"
-    down = torch.cat([own.timesteps.cpu().double() + 1, torch.tensor([float(noisy)])])
+    down = torch.cat([own.timesteps.cpu().double() + 1, torch.tensor([float(noisy)], device="cpu")])
     return check_grid(1 - down / levels)
