@@ -86,6 +86,8 @@ diffusers.utils.logging.disable_progress_bar()
 # %%
 target = ring_of_gaussians(6, 1.4, 0.25)
 centres = target.means.to(device)
+with torch.device("cpu"):  # where a scheduler has its levels
+    scheduler = diffusers.DDPMScheduler(clip_sample=False)
 
 # %%
 torch.manual_seed(0)
@@ -116,7 +118,6 @@ def their_loss(model, scheduler, x, label):
 
 
 # %%
-scheduler = diffusers.DDPMScheduler(clip_sample=False)
 steps = 1000
 optimizer = torch.optim.Adam(model.parameters(), 1e-3)
 rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
@@ -192,8 +193,9 @@ def their_samples(scheduler, call, steps, x):
 
 # %%
 x0 = torch.randn(1000, 2, 1, 1, generator=generator)
-theirs = diffusers.DDIMScheduler.from_config(scheduler.config)
-solver = diffusers.DPMSolverMultistepScheduler.from_config(scheduler.config)
+with torch.device("cpu"):
+    theirs = diffusers.DDIMScheduler.from_config(scheduler.config)
+    solver = diffusers.DPMSolverMultistepScheduler.from_config(scheduler.config)
 with torch.no_grad():
     grid = scheduler_grid(theirs, 50).float()
     ours = solve(field, x0, grid, ddim(path), last_only=True).last

@@ -31,11 +31,13 @@ const [wanted, done] = arguments;
 """
 
 # Axe reads every element, and looks for what lies behind each. Screen readers have the MathML of
-# formulas, so the rest of them may go; words of code whose colours were seen in the same block
-# become plain text; a colour half-way between light and dark is no reader's.
+# formulas, so the rest of them may go, and no rule looks inside it; words of code whose colours
+# were seen in the same block become plain text; a colour half-way between light and dark is no
+# reader's.
 LESS = """
 document.querySelectorAll("details").forEach((e) => e.open = true);
 document.querySelectorAll(".katex-html").forEach((e) => e.remove());
+document.querySelectorAll("math").forEach((e) => e.replaceChildren(e.textContent));
 for (const block of document.querySelectorAll("pre")) {
   const seen = new Set();
   for (const word of block.querySelectorAll("span[class]")) {

@@ -106,7 +106,7 @@ def take_steps(
     with bar:
         for step in run.steps(images, shard):
             if first and about:
-                tqdm.write(about)  # not before the first step, either
+                print(about, flush=True)  # not before the first step, either; the bar comes below
                 about = ""
             rate = step.number * run.settings.batch / run.seconds
             bar.set_postfix_str(f"loss {step.loss:.4f}, {rate:.0f} images/s", refresh=False)
