@@ -93,7 +93,10 @@ def digit_batch(
     check_number(label_dropout, "label_dropout", 0, 1)
     check_count(classes, "classes", 0)
     if size > len(digits.images):
-        raise ValueError(f"a batch of {size} digits cannot be drawn from {len(digits.images)}")
+        raise ValueError(
+            f"a batch of {size} images cannot be drawn from {len(digits.images)}: take a smaller one, "
+            "as with --batch 32"
+        )
     for name, known in ((pairing, PAIRINGS), (times, TIMES)):
         if name not in list(known):
             raise ValueError(f'unknown name "{name}"; choose from {", ".join(known)}')

@@ -257,7 +257,7 @@ def test_labels_are_dropped_at_their_rate(digits, rate):
 
 @pytest.mark.parametrize("size", [0, -1, 1001])
 def test_a_batch_of_no_or_too_many_digits_is_refused(digits, size):
-    match = f"a batch of {size} digits cannot be drawn from 1000" if size > 0 else f"size is {size}"
+    match = f"a batch of {size} images cannot be drawn from 1000" if size > 0 else f"size is {size}"
     with pytest.raises(ValueError, match=match):
         digit_batch(digits, 0, size, seed=0)
 

@@ -239,7 +239,7 @@ def test_a_run_has_its_precision_and_its_share(digits, monkeypatch, precision):
 
 
 def test_wrong_runs_are_refused(digits):
-    with pytest.raises(ValueError, match="a batch of 1001 digits cannot be drawn from 1000"):
+    with pytest.raises(ValueError, match="a batch of 1001 images cannot be drawn from 1000"):
         next(Run(dataclasses.replace(SMALL, batch=1001), CPU).steps(digits))
     run = Run(SMALL, CPU)
     with torch.no_grad():
