@@ -8,6 +8,7 @@ Libraries are imported by fixtures, so that collecting the tests costs nothing.
 import pickle
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -591,3 +592,19 @@ def test_fields_can_be_pickled_and_keep_the_precision_of_states(diffusers):
     )
     assert single(noise(), t).dtype == torch.float64
     torch.testing.assert_close(single(noise(), t), field(noise(), t), **CLOSE)
+
+
+def test_readme_leads_from_a_model_to_samples(diffusers, tmp_path):
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    block = next(b for b in text.split("```") if "load_diffusers" in b and "import" in b)
+    model = diffusers.UNet2DModel(
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    scheduler = diffusers.DDPMScheduler(clip_sample=False)
+    diffusers.DDPMPipeline(model, scheduler).save_pretrained(tmp_path)
+    space = {}
+    exec(block.replace("google/ddpm-cifar10-32", str(tmp_path)), space)
+    assert space["samples"].shape == (4, 3, 32, 32) and bool(space["samples"].isfinite().all())

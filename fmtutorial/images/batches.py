@@ -94,8 +94,8 @@ def digit_batch(
     check_count(classes, "classes", 0)
     if size > len(digits.images):
         raise ValueError(
-            f"a batch of {size} images cannot be drawn from {len(digits.images)}: take a smaller one, "
-            "as with --batch 32"
+            f"a batch of {size} images cannot be drawn from {len(digits.images)}: "
+            "take a smaller one, as with --batch 32"
         )
     for name, known in ((pairing, PAIRINGS), (times, TIMES)):
         if name not in list(known):
