@@ -46,6 +46,7 @@ with mock.patch("torch.cuda.is_available", return_value=False):"""
 ONE_PROBE = 'divergence(field, pair.x_t, t, "hutchinson", probes[0])'
 
 SHORTER = {
+    "04-optimal-transport": [("max(4, (2048 if size < 4 else 1024) // size)", "2", True)],
     "08-mnist": [
         ("({} if full else small)", "small", False),
         ('"width": 32, "steps": 300, "batch": 32', '"width": 8, "steps": 30, "batch": 4', True),
@@ -55,6 +56,8 @@ SHORTER = {
         ("exactly = divergence(field, pair.x_t, t)", f"exactly = {ONE_PROBE}", True),
     ],
     "11-steering": [("updates = 70", "updates = 5", True)],
+    "12-discrete": [("LADDER = (16, 32, 64, 128)", "LADDER = (2, 4, 8, 16)", True)],
+    "13-bridges": [("for _ in range(6):", "for _ in range(2):", True)],
     "16-other-models": [
         ("steps = 1000", "steps = 20", True),
         # its tensors have no address, which is how diffusers tells them apart
