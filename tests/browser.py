@@ -13,7 +13,6 @@ import repository
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 AXE = ROOT / "vendor" / "axe-core" / "axe.min.js"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BASE = urlsplit(repository.site(repository.slug())).path
 SEED = random.SystemRandom().randrange(2**31)
 """Of the inputs that the page's arithmetic is tried on: new in each run."""
@@ -94,3 +93,10 @@ def show(browser, width, colours=None):
         features = [{"name": "prefers-color-scheme", "value": colours}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         browser.execute_async_script(THEMED, colours)
+
+
+def barriers(browser, part=None, options=None):
+    """Return what axe-core finds in an element of the page, or in all of it."""
+    if not browser.execute_script("return 'axe' in window"):
+        browser.execute_script(AXE.read_text(encoding="utf-8"))
+    return browser.execute_async_script(BARRIERS, part, options or {})

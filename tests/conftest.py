@@ -1,14 +1,12 @@
 """What the tests share: event shapes, schedules, a generator; a browser and the built site."""
 
 import os
-import shutil
 import signal
 
+import chromium
 import pytest
 import torch
-from browser import BROWSERS, HTML, SEED, served
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
+from browser import HTML, SEED, served
 
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, Schedule, lipman
 
@@ -58,28 +56,10 @@ def address():
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        message = "no Chromium with its driver: apt-get install chromium chromium-driver"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--no-first-run",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        chrome = chromium.start(tmp_path_factory.mktemp("profile"), logs=("browser", "performance"))
+    except FileNotFoundError as error:
+        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
     chrome.set_script_timeout(120)
     yield chrome
     chrome.quit()

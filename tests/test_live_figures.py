@@ -4,7 +4,7 @@ import gzip
 import re
 
 import pytest
-from browser import AXE, BARRIERS, HTML, LESS, ROOT, show
+from browser import AXE, HTML, LESS, ROOT, barriers, show
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -179,12 +179,11 @@ def test_axe_finds_no_barrier_in_a_running_figure(browser, figure):
     if not AXE.exists():
         pytest.skip("no axe-core: install Node.js, then `make book`")
     browser.execute_script(LESS)
-    browser.execute_script(AXE.read_text(encoding="utf-8"))
     for colours in ("light", "dark"):
         show(browser, 390, colours)
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
         browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
-        assert not browser.execute_async_script(BARRIERS, figure, {}), colours
+        assert not barriers(browser, figure), colours
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import repository
-from browser import AXE, BARRIERS, BASE, HTML, LESS, ROOT, show
+from browser import AXE, BASE, HTML, LESS, ROOT, barriers, show
 from contents import pages
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.ui import WebDriverWait
@@ -170,20 +170,19 @@ def test_axe_finds_no_barrier(browser, page):
     if not AXE.exists():
         pytest.skip("no axe-core: install Node.js, then `make book`")
     browser.execute_script(LESS)
-    browser.execute_script(AXE.read_text(encoding="utf-8"))
     # darkness changes colours only, and a phone all but them; its own buttons are in the header
     of_colours = ["color-contrast", "link-in-text-block"]
     only, others = {"runOnly": of_colours}, {"rules": {r: {"enabled": False} for r in of_colours}}
     header = browser.find_element("class name", "bd-header-article")
     for width, colours, part, options in (
-        (1280, "light", None, {}),
+        (1280, "light", None, None),
         (1280, "dark", None, only),
         (390, "light", None, others),
         (390, "light", header, only),
     ):
         show(browser, width, colours)
         browser.execute_async_script(SETTLE)
-        found = browser.execute_async_script(BARRIERS, part, options)
+        found = barriers(browser, part, options)
         assert not found, f"{len(found)} at {width} in {colours}"
 
 

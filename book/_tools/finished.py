@@ -45,3 +45,10 @@ def read(page):
     for useless in article.select("a.headerlink, a.back, script, .toctree-wrapper"):
         useless.decompose()
     return article, formulas
+
+
+def choices(question):
+    """Return the letter, the words, whether it is right and the reason of each answer of a quiz."""
+    for letter, choice in zip("ABCDEFGH", question.select("details"), strict=False):
+        reason = "".join(str(paragraph) for paragraph in choice.find_all("p"))
+        yield letter, choice.summary.decode_contents(), "right" in choice["class"], reason

@@ -11,23 +11,20 @@ tells on which page each heading is.
 import base64
 import io
 import re
-import shutil
 import tempfile
 from html import escape
 from pathlib import Path
 
+import chromium
 import finished
 import pypdf
 import repository
 import yaml
 from bs4 import BeautifulSoup
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
 PDF = ROOT / "_build" / "pdf"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LEFT_OUT = {"api"}
 """Pages that are no text to read from paper."""
 PAGE = """<!DOCTYPE html>
@@ -98,12 +95,11 @@ def gather_answers(article):
     found = BeautifulSoup("", "html.parser")
     for question in article.select(".question"):
         asked, letters = question.legend.get_text().partition(".")[0], []
-        for letter, choice in zip("ABCDEFGH", question.select("details"), strict=False):
-            if "right" in choice["class"]:
-                reason = "".join(str(p) for p in choice.find_all("p"))
+        for letter, words, right, reason in finished.choices(question):
+            if right:
                 answer = f"<div><p><b>Question {asked}: {letter}.</b></p>{reason}</div>"
                 found.append(BeautifulSoup(answer, "html.parser"))
-            letters.append(f"<li>{choice.summary.decode_contents()}</li>")
+            letters.append(f"<li>{words}</li>")
         for choice in question.select("details"):
             choice.decompose()
         choices = f'<ol type="A">{"".join(letters)}</ol>'
@@ -215,22 +211,6 @@ def make(browser, parts, title, author):
     raise RuntimeError("the pages of the contents do not settle")
 
 
-def start_browser(profile):
-    """Start a Chromium without a window."""
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not (chromium and shutil.which("chromedriver")):
-        raise SystemExit("no Chromium with its driver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={profile}")
-    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    browser.set_script_timeout(300)
-    browser.command_executor.client_config.timeout = 600
-    return browser
-
-
 def main():
     if not (HTML / "book").exists():
         raise SystemExit("there is no _build/html: run `make book` first")
@@ -238,7 +218,12 @@ def main():
         raise SystemExit("the site's formulas are not typeset: install Node.js, then `make book`")
     title, author, parts = listed()
     with tempfile.TemporaryDirectory() as profile:
-        browser = start_browser(profile)
+        try:
+            browser = chromium.start(profile)
+        except FileNotFoundError as error:
+            raise SystemExit(str(error)) from error
+        browser.set_script_timeout(300)
+        browser.command_executor.client_config.timeout = 600
         try:
             pdf = make(browser, parts, title, author)
         finally:

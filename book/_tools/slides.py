@@ -250,11 +250,10 @@ class Deck:
         """Put each question of a quiz on a slide, and the right answer with its reason below."""
         for question in quiz.select(".question"):
             choices, answer = "", ""
-            for letter, choice in zip("ABCDEFGH", question.select("details"), strict=False):
-                words = choice.summary.extract().decode_contents()
+            for letter, words, right, reason in finished.choices(question):
                 choices += f"<li>{words}</li>"
-                if "right" in choice["class"]:
-                    answer = f"<p>{letter}. {words}</p>{choice.decode_contents()}"
+                if right:
+                    answer = f"<p>{letter}. {words}</p>{reason}"
             self.begin("alone", section, question["id"])
             self.show(f'<p>{question.legend.decode_contents()}</p><ol type="A">{choices}</ol>')
             self.begin("below", section, question["id"])
