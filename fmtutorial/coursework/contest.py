@@ -21,7 +21,6 @@ from torch import Generator, Tensor, nn
 from fmtutorial.coursework.contest_files import HandIn
 from fmtutorial.coursework.contest_line import (
     EVALUATE,
-    EVENT,
     FAILED,
     HEADER,
     IMAGES,
@@ -32,6 +31,7 @@ from fmtutorial.coursework.contest_line import (
 )
 from fmtutorial.coursework.grading import Limits
 from fmtutorial.coursework.process import Keeper
+from fmtutorial.images.batches import DIGIT
 from fmtutorial.images.data import to_pixels
 
 BUDGETS = (1, 2, 4, 10)
@@ -152,7 +152,7 @@ def tasks(budget: int, samples: int, seed: int) -> list[Task]:
     generator = Generator().manual_seed(1000 * seed + budget)
     labels = (torch.arange(samples) % 10).split(BATCH)
     return [
-        Task(torch.randn(len(c), budget, *EVENT, generator=generator), c, c < 0) for c in labels
+        Task(torch.randn(len(c), budget, *DIGIT, generator=generator), c, c < 0) for c in labels
     ]
 
 
@@ -201,14 +201,14 @@ def serve(line: int, network: nn.Module, task: Task, budget: int) -> tuple[Tenso
     while True:
         kind = bytes(get(line, 1))
         if kind == EVALUATE:
-            x, t = get_tensor(line, (rows, *EVENT)), get_tensor(line, (rows,))
+            x, t = get_tensor(line, (rows, *DIGIT)), get_tensor(line, (rows,))
             label = get_tensor(line, (rows,), torch.int64)
             used += 1
             if used > budget:
                 raise Refused(f"it asks for more than {budget} evaluation{'s' * (budget > 1)}")
             put(line, answer(network, x, t, label, task.halved))
         elif kind == IMAGES:
-            images = get_tensor(line, (rows, *EVENT))
+            images = get_tensor(line, (rows, *DIGIT))
             if not bool(images.isfinite().all()):
                 raise Refused("its images hold NaN or infinity")
             return images, used

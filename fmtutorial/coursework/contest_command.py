@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fmtutorial.coursework import contest_board as board
 from fmtutorial.coursework.contest import BUDGETS, Refused, play
 from fmtutorial.coursework.contest_board import Entry
-from fmtutorial.coursework.contest_files import HOUSE, find, house, read
+from fmtutorial.coursework.contest_files import HOUSE, called, find, house, read
 from fmtutorial.coursework.contest_scores import MOST_COPIES, known_digits, real, scores
 from fmtutorial.coursework.grading import LOST, Limits, Unreadable, clean
 from fmtutorial.coursework.process import Keeper, Lost
@@ -34,11 +34,11 @@ def entry(
         keeper: for "contest_player".
         known: digits to look for copies among, unsigned bytes of shape (K, 28, 28).
     """
-    kind, name, where, found = "house", str(path), "", {}
-    if isinstance(path, Path):
-        kind, name = "hand-in", path.name if path.is_dir() else path.stem
+    own = isinstance(path, Path)
+    kind, name = ("hand-in", called(path)) if own else ("house", path)
+    where, found = "", {}
     try:
-        hand_in = read(path) if isinstance(path, Path) else house(path)
+        hand_in = read(path) if own else house(path)
         for budget in BUDGETS:
             where = f"{budget} evaluation{'s' * (budget > 1)}: "
             made = play(hand_in, budget, samples, seed, limits, keeper)

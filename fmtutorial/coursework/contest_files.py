@@ -10,6 +10,7 @@ from torch import nn
 
 from fmtutorial.checkpoints import check_form
 from fmtutorial.coursework.grading import Unreadable
+from fmtutorial.images.batches import CLASSES
 from fmtutorial.images.weights import load_weights
 from fmtutorial.networks import UNet
 
@@ -18,7 +19,7 @@ SIZES = {"sampler.py": 2**13, "weights.safetensors": 2_500_000}
 
 ARCHIVE = 2**23
 
-NETWORK = {"labels": 10}
+NETWORK = {"labels": CLASSES}
 """Arguments of the ``UNet`` that every hand-in brings weights for."""
 
 FLOW = """\
@@ -86,7 +87,12 @@ def read(path: Path) -> HandIn:
         source = found["sampler.py"].decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unreadable("sampler.py is no text in UTF-8") from error
-    return HandIn(path.stem if path.is_file() else path.name, source, _network(found))
+    return HandIn(called(path), source, _network(found))
+
+
+def called(path: Path) -> str:
+    """Return the name of whoever handed this in: that of the folder, or of the archive."""
+    return path.name if path.is_dir() else path.stem
 
 
 def house(name: str) -> HandIn:

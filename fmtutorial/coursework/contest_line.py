@@ -25,8 +25,6 @@ FAILED = b"f"
 TEXT = 500
 """Bytes of a reason, always; spaces fill it up."""
 
-EVENT = (1, 28, 28)
-
 
 def put(line: int, *parts: bytes | Tensor) -> None:
     """Write bytes and tensors.

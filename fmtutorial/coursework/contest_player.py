@@ -19,7 +19,6 @@ from torch import Tensor
 
 from fmtutorial.coursework.contest_line import (
     EVALUATE,
-    EVENT,
     FAILED,
     HEADER,
     IMAGES,
@@ -31,6 +30,7 @@ from fmtutorial.coursework.contest_line import (
 from fmtutorial.coursework.outcomes import described
 from fmtutorial.coursework.sealing import limit, seal
 from fmtutorial.images import sampling
+from fmtutorial.images.batches import CLASSES, DIGIT
 
 AT_HAND = (
     *("__future__", "cmath", "collections", "dataclasses", "enum", "fractions", "functools"),
@@ -53,14 +53,14 @@ class Asked:
     def __call__(self, x: Tensor, t: Tensor | float, label: Tensor | None = None) -> Tensor:
         """Return the velocity for all rows; see ``contest``."""
         rows = len(self.labels)
-        if not isinstance(x, Tensor) or x.shape != (rows, *EVENT):
+        if not isinstance(x, Tensor) or x.shape != (rows, *DIGIT):
             found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"evaluate takes x of shape {(rows, *EVENT)}, all rows, not {found}")
-        label = torch.full((rows,), 10) if label is None else label
+            raise ValueError(f"evaluate takes x of shape {(rows, *DIGIT)}, all rows, not {found}")
+        label = torch.full((rows,), CLASSES) if label is None else label
         times, label = torch.as_tensor(t), torch.as_tensor(label)
         times, label = times.detach().float().expand(rows), label.long().expand(rows)
         put(self.line, EVALUATE, x.detach().float(), times, label)
-        return get_tensor(self.line, (rows, *EVENT))
+        return get_tensor(self.line, (rows, *DIGIT))
 
 
 def main(job: dict[str, Any], out: int) -> None:
@@ -102,7 +102,7 @@ def play(line: int, source: str, say: Callable[[], None]) -> None:
     while True:
         rows, budget = HEADER.unpack(get(line, HEADER.size))
         labels = get_tensor(line, (rows,), torch.int64)
-        noise = get_tensor(line, (rows, budget, *EVENT))
+        noise = get_tensor(line, (rows, budget, *DIGIT))
         say()
         try:
             sampler = sampler or defined(source)
@@ -137,8 +137,8 @@ def answer(line: int, images: object, rows: int) -> None:
     """Send images, if that is what they are."""
     if type(images) is not Tensor:
         return failed(line, f"It returns a {type(images).__name__}, and a tensor is wanted.")
-    if images.shape != (rows, *EVENT):
-        return failed(line, f"It returns the shape {tuple(images.shape)}, not {(rows, *EVENT)}.")
+    if images.shape != (rows, *DIGIT):
+        return failed(line, f"It returns the shape {tuple(images.shape)}, not {(rows, *DIGIT)}.")
     return put(line, IMAGES, images.detach().float())
 
 
@@ -152,13 +152,13 @@ def warm_up() -> None:
     for name in AT_HAND:
         importlib.import_module(name)
     torch.set_num_threads(1)
-    noise = torch.randn(2, *EVENT)
+    noise = torch.randn(2, *DIGIT)
     for method in sampling.SAMPLERS:
         sampling.sample(lambda x, t: -x, noise, method, 2)
     x = torch.zeros(2, 2, requires_grad=True)
     (x @ x).sum().backward()
     torch.func.jvp(torch.sin, (x,), (x,))
-    torch.nn.functional.conv2d(torch.zeros(2, *EVENT), torch.zeros(1, 1, 3, 3))
+    torch.nn.functional.conv2d(torch.zeros(2, *DIGIT), torch.zeros(1, 1, 3, 3))
 
 
 if __name__ == "__main__":
