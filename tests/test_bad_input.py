@@ -1416,6 +1416,11 @@ CALLS = {
         "grey": flag(True),
         "then": np.asarray,
     },
+    "images.pictures.pixels": lambda: {
+        "image": thing(Image.new("L", (3, 4))),
+        "grey": flag(True),
+        "size": optional(count(4)),
+    },
     "images.pictures.squared": lambda: {
         "images": pixels(digits().images[:3]),
         "size": count(4),
@@ -1527,6 +1532,7 @@ CALLS = {
     },
     "images.settings.check_setting": lambda: {"name": name("steps"), "value": count(3)},
     "images.weights.load_weights": lambda: {"source": file("mnist")},
+    "images.weights.read_weights": lambda: {"source": file("mnist")},
     "images.weights.save_weights": lambda: {
         "path": file(folder() / "w.safetensors"),
         "network": thing(UNet((1, 8, 8), width=8)),

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from fmtutorial.checkpoints import as_path
 from fmtutorial.fields import check_count
 from fmtutorial.images.data import ImageSet, check_labels, check_split
-from fmtutorial.images.pictures import plain, squared
+from fmtutorial.images.pictures import pixels
 from fmtutorial.images.process import free_memory
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -229,11 +228,8 @@ def _decode(root: Path, pictures: list[_Picture], size: int | None, grey: bool) 
     for picture in pictures:
         try:
             with _opened(picture.path) as image:
-                pixels = torch.from_numpy(np.array(plain(image, grey)))
+                images.append(pixels(image, grey, size))
         except Exception as error:  # see _look; and only here a truncated file shows
             broken.append((picture.path, error))
-            continue
-        pixels = pixels if grey else pixels.movedim(-1, 0)
-        images.append(pixels if size is None else squared(pixels[None], size)[0])
     _check_broken(root, broken, len(pictures))
     return torch.stack(images)

@@ -13,6 +13,7 @@ from fmtutorial.images.devices import in_precision
 from fmtutorial.images.sampling import check_seed, images_of
 from fmtutorial.metrics import energy_distance, two_sample_test
 from fmtutorial.paths import LINEAR, AffinePath
+from fmtutorial.tables import Estimate
 
 
 class PixelScores(NamedTuple):
@@ -97,15 +98,12 @@ def nearest_ratio(samples: Tensor, train: Tensor, held_out: Tensor) -> NearestRa
     """
     samples, train, held_out = _checked(samples, train, held_out)
     ours, theirs = (nearest_distances(part, train) for part in (samples, held_out))
-    a, b = ours.mean().item(), theirs.mean().item()
-    if b == 0:
+    above, below = _estimate(ours), _estimate(theirs)
+    if below.value == 0:
         raise ValueError("every held-out image is a training image: hold out others")
-    rate = a / b
-    # of a quotient of two means, to first order
-    spread = ours.var().item() / len(ours) + rate**2 * theirs.var().item() / len(theirs)
     half = theirs.median().item() / 2
     copies, floor = ((part < half).float().mean().item() for part in (ours, theirs))
-    return NearestRatio(rate, math.sqrt(spread) / b, copies, floor)
+    return NearestRatio(*above / below, copies, floor)
 
 
 def nearest_distances(images: Tensor, among: Tensor) -> Tensor:
@@ -212,12 +210,12 @@ def held_out_loss(
                 off = field(at.x_t, t, labels[own] if classes else None) - at.velocity
                 loss[places] += off.square().flatten(1).mean(dim=1).cpu() / int(draws)
     seen, unseen = losses
-    means = [
-        value
-        for some in (seen, unseen, unseen - seen)
-        for value in (some.mean().item(), some.std().item() / math.sqrt(n))
-    ]
-    return HeldOutLoss(*means)
+    return HeldOutLoss(*_estimate(seen), *_estimate(unseen), *_estimate(unseen - seen))
+
+
+def _estimate(values: Tensor) -> Estimate:
+    """Return a mean and its error in single precision, as other devices have no other."""
+    return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
 
 
 def _checked(*sets: Tensor) -> tuple[Tensor, ...]:

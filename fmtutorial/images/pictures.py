@@ -4,6 +4,7 @@ import io
 import math
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
@@ -117,6 +118,22 @@ def plain(image: Image.Image, grey: bool) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if grey else "RGB")
+
+
+def pixels(image: Image.Image, grey: bool, size: int | None) -> Tensor:
+    """Return a picture as unsigned bytes, shape (height, width) or (3, height, width).
+
+    Args:
+        image: see ``plain``.
+        grey: see ``plain``.
+        size: see ``squared``; None leaves the picture as large as it is.
+
+    Raises:
+        ValueError: its pixels are no levels of 8 or 16 bits.
+    """
+    found = torch.from_numpy(np.array(plain(image, grey)))
+    found = found if grey else found.movedim(-1, 0)
+    return found if size is None else squared(found[None], size)[0]
 
 
 def squared(images: Tensor, size: int) -> Tensor:

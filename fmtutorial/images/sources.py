@@ -21,7 +21,7 @@ from fmtutorial.checkpoints import as_path
 from fmtutorial.fields import check_count
 from fmtutorial.images.data import DATA, ImageSet, check_labels, check_split, data_folder
 from fmtutorial.images.folders import check_memory, held_out, read_folder
-from fmtutorial.images.pictures import plain, squared
+from fmtutorial.images.pictures import pixels, squared
 
 BY_FLAG = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "QMNIST", "USPS")
 BY_WORD = ("Flowers102", "Food101", "GTSRB", "STL10", "SVHN")
@@ -156,9 +156,7 @@ def _torchvision(name: str, split: str, size: int | None) -> ImageSet:
         sizes[image.size] += 1
         if len(sizes) > 1 and size is None:
             raise ValueError(f"{name} has images of several sizes: pass size=32, as --size 32")
-        pixels = torch.from_numpy(np.array(plain(image, grey)))
-        pixels = pixels if grey else pixels.movedim(-1, 0)
-        images.append(pixels if size is None else squared(pixels[None], size)[0])
+        images.append(pixels(image, grey, size))
         labels.append(int(label))
     return ImageSet(torch.stack(images), torch.tensor(labels, device="cpu"))
 

@@ -73,6 +73,23 @@ def load_weights(source: str | Path) -> Weights:
     """Return a network in evaluation mode, on the CPU, in single precision.
 
     Args:
+        source: see ``read_weights``.
+
+    Raises:
+        FileNotFoundError: there is neither such a file nor such a name.
+        ValueError: see ``read_weights``.
+    """
+    described, tensors = read_weights(source)
+    with torch.device("cpu"):
+        network = NETWORKS[described["kind"]](**described["arguments"])
+    network.load_state_dict(tensors)
+    return Weights(network.requires_grad_(False).eval(), described["provenance"])
+
+
+def read_weights(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the kind, arguments and provenance of a network, and its weights in half precision.
+
+    Args:
         source: a file of ``save_weights``, or one of the names in ``PUBLISHED``.
 
     Raises:
@@ -96,10 +113,7 @@ def load_weights(source: str | Path) -> Weights:
         raise ValueError(
             f"{path} holds no weights of fmtutorial, or is truncated: {error}"
         ) from error
-    with torch.device("cpu"):
-        network = NETWORKS[described["kind"]](**described["arguments"])
-    network.load_state_dict(tensors)
-    return Weights(network.requires_grad_(False).eval(), described["provenance"])
+    return described, tensors
 
 
 def _metadata(found: dict[str, str] | None) -> tuple[str, str | None]:

@@ -1,20 +1,18 @@
 """The book's networks for other programs: a pipeline of diffusers, and ONNX. Chapter 16."""
 
-import json
 import warnings
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from fmtutorial.checkpoints import writing
 from fmtutorial.conventions import to_diffusers
 from fmtutorial.fields import check_count, check_kind
-from fmtutorial.images.weights import NETWORKS, PUBLISHED, load_weights
+from fmtutorial.images.batches import DIGIT
+from fmtutorial.images.weights import NETWORKS, read_weights
 from fmtutorial.other_models.binding import library
 
 
@@ -36,27 +34,19 @@ def to_diffusers_pipeline(source: str | Path, train_timesteps: int = 1000) -> ob
     """
     diffusers = library("diffusers")
     check_count(train_timesteps, "train_timesteps")
-    network = load_weights(source).network
-    kind, arguments = _description(source)
+    described, weights = read_weights(source)
+    arguments = described["arguments"]
+    channels, *sides = arguments.get("image_shape", DIGIT)
     unet = _component()(
-        kind=kind,
+        kind=described["kind"],
         arguments=arguments,
         train_timesteps=train_timesteps,
-        in_channels=network.image_shape[0],
-        sample_size=tuple(network.image_shape[1:]),
+        in_channels=channels,
+        sample_size=tuple(sides),
     )
-    unet.network.load_state_dict(network.state_dict())
+    unet.network.load_state_dict(weights)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=train_timesteps)
     return diffusers.DDPMPipeline(unet.requires_grad_(False).eval(), scheduler)
-
-
-def _description(source: str | Path) -> tuple[str, dict[str, Any]]:
-    """Return the kind of a network and its arguments, as ``save_weights`` wrote them."""
-    if str(source) in PUBLISHED:
-        source = str(resources.files("fmtutorial") / "data" / f"{source}.safetensors")
-    with safe_open(source, "pt") as file:
-        described = json.loads(file.metadata()["fmtutorial"])
-    return described["kind"], described["arguments"]
 
 
 @cache

@@ -22,10 +22,14 @@ from fmtutorial.tables.units import Units, check_columns
 
 
 class Estimate(NamedTuple):
-    """A mean and its standard error."""
+    """A mean and its standard error; a quotient of independent ones has its own, to first order."""
 
     value: float
     error: float
+
+    def __truediv__(self, other: "Estimate") -> "Estimate":
+        value = self.value / other.value
+        return Estimate(value, math.hypot(self.error, value * other.error) / other.value)
 
 
 class Steps(NamedTuple):
@@ -95,7 +99,7 @@ def log_density(field: VelocityField, x: Tensor, units: Units, steps: int) -> Te
     check_kind(units, Units, "units")
     check_columns(x, units, "x")
     check_count(steps, "steps")
-    base = Gaussian(torch.zeros_like(x[0])) if len(x) else Gaussian(x.new_zeros(x.shape[1]))
+    base = Gaussian(x.new_zeros(x.shape[1]))
     times = torch.linspace(1, 0, steps + 1, dtype=x.dtype, device=x.device)
     with torch.no_grad():
         return log_likelihood(field, x, base, times) - units.log_volume
@@ -243,10 +247,8 @@ def nearest_ratio(samples: Tensor, train: Tensor, held_out: Tensor) -> Nearest:
     above, below = estimate(near), estimate(fresh)
     if below.value == 0:
         raise ValueError("every row held out is a training row: take the copies out of one of them")
-    value = above.value / below.value
-    error = math.hypot(above.error, value * below.error) / below.value
     close = (near < fresh.quantile(0.01)).double().mean().item()
-    return Nearest(value, error, close)
+    return Nearest(*above / below, close)
 
 
 def _check_rows(rows: Tensor, name: str, least: int) -> None:
