@@ -2,8 +2,9 @@
 
 Importing this file registers it with PyTorch under the name "pretended". Its tensors are wrappers
 whose numbers stay on the CPU. It refuses what a GPU refuses: to mix with tensors of the CPU, but
-for single numbers; a generator of another device; ``.numpy()``; and double precision, where it
-plays a GPU that has none, such as Apple's. It knows nothing of a GPU's speed, memory and rounding.
+for single numbers; a generator of another device; ``.numpy()``; matrix products of whole numbers;
+and double precision, where it plays a GPU that has none, such as Apple's. It knows nothing of a
+GPU's speed, memory and rounding.
 
 Through ``torch.func`` (jvp, vmap, jacrev) it answers as the CPU does, ``test_pretended_device.py``
 says: so what stops there is a fault of the book. One exception: attention falls back on the plain
@@ -30,6 +31,10 @@ INDEXING |= {aten._index_put_impl_.default, aten._unsafe_index.Tensor}
 
 SINGLE = {aten.masked_fill.Tensor, aten.masked_fill_.Tensor, aten.fill.Tensor, aten.fill_.Tensor}
 """They take a single number that is on the CPU, as does all that works entry by entry."""
+
+PRODUCTS = {aten.mm.default, aten.mv.default, aten.bmm.default, aten.dot.default}
+PRODUCTS |= {aten.addmm.default, aten.addmv.default, aten.baddbmm.default}
+"""A GPU has them for real and complex numbers only."""
 
 HALF = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")
 HALF += ("conv1d", "conv2d")
@@ -147,6 +152,8 @@ def run(operation, *args, **kwargs):
     if operation is aten._efficientzerotensor.default:  # without numbers that could be wrapped
         operation = aten.zeros.default
     result = operation(*inner, **inner_kwargs)
+    if operation in PRODUCTS and not (result.is_floating_point() or result.is_complex()):
+        raise NotImplementedError(f'"{operation}" not implemented for {result.dtype}')
     if operation._schema.is_mutable:  # a shape may have been changed in place
         for x in ours.values():
             if x.shape != x.inner.shape or x.stride() != x.inner.stride():

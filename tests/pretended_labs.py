@@ -3,6 +3,7 @@
     python tests/pretended_labs.py 06-reflow solutions/06-reflow     # as a reader runs them
     python tests/pretended_labs.py --small 06-reflow                 # every line, few times
     python tests/pretended_labs.py --command "train --data small --out run" "sample --steps 5"
+    python tests/pretended_labs.py --cuda --small 06-reflow          # on a GPU that is there
 
 It plays "cuda": the package and the labs are read with its name in place of that word, and
 ``torch.cuda`` says that there is a GPU as old as Colab's T4. With --single it plays Apple's "mps",
@@ -19,6 +20,7 @@ import shlex
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import jupytext
@@ -93,16 +95,20 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def play():
-    """Let all that is imported from here on find the device, and show nothing."""
-    import IPython.display
-
-    os.environ["MPLBACKEND"] = "agg"
+    """Let all that is imported from here on find the device."""
     sys.meta_path.insert(0, Finder())
     torch.Generator = Generator
     torch.cuda.is_available = lambda: MODULE.double
     torch.cuda.device_count = lambda: 1
     torch.cuda.get_device_capability = lambda device=None: (7, 5)
     torch.cuda.get_device_name = lambda device=None: NAME
+
+
+def keep_quiet():
+    """Show nothing, and download nothing."""
+    import IPython.display
+
+    os.environ["MPLBACKEND"] = "agg"
     IPython.display.display = lambda *data, **options: None
     from fmtutorial.images import data
 
@@ -197,6 +203,7 @@ def run(lab, small=False):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--small", action="store_true", help="every line, few times")
+    parser.add_argument("--cuda", action="store_true", help="a GPU that is here, not pretended")
     parser.add_argument("--single", action="store_true", help="play mps")
     parser.add_argument("--command", action="store_true", help="not labs: of fmtutorial.images")
     parser.add_argument("names", nargs="+", help="labs, as 06-reflow or a file; or commands")
@@ -204,10 +211,14 @@ if __name__ == "__main__":
     MODULE.double = not options.single
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    play()
+    if options.cuda:
+        heard = str
+    else:
+        play()
+    keep_quiet()
     if options.small:
         shorten()
-    with Watch():
+    with nullcontext() if options.cuda else Watch():
         if options.command:
             from fmtutorial.images.command import main
         for name in options.names:

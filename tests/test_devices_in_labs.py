@@ -97,6 +97,7 @@ PLANTED = {
     "numpy": "y = x.numpy()",
     "matplotlib": "import matplotlib.pyplot as plt\nplt.figure().add_subplot().plot(x, x)",
     "network": "y = torch.nn.Linear(3, 1).to('cpu')(x)",
+    "whole numbers": "y = torch.ones(3, 3, dtype=torch.int64) @ torch.arange(3)",
 }
 
 

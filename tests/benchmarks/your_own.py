@@ -49,7 +49,10 @@ def main(steps):
         run = Run.load(out / "checkpoint.pt", torch.device("cpu"))
         weights = str(out / "weights.safetensors")
         command(["evaluate", "--weights", weights, "--samples", "189", "--out", str(measured)])
-        shown, picture = draw(out, run.settings.steps)
+        there = sorted(int(file.stem.removeprefix("step-")) for file in out.glob("step-*.png"))
+        marks = [share * run.settings.steps for share in (1 / 16, 1 / 4, 1)]
+        shown = [min(there, key=lambda n: abs(n - mark)) for mark in marks]
+        picture = draw([out / f"step-{step:06d}.png" for step in shown])
         cost, found = training_cost(run.settings), json.loads(measured.read_text())
         made = load_weights(weights).provenance
     flops = cost.flops_per_image * run.settings.batch
@@ -77,20 +80,18 @@ def main(steps):
     save("your_own", results, [0], started)
 
 
-def draw(out, steps):
-    """Put a few columns of three pictures of the run side by side, as a PNG in base64."""
-    there = sorted(int(file.stem.removeprefix("step-")) for file in out.glob("step-*.png"))
-    shown = [min(there, key=lambda n: abs(n - share * steps)) for share in (1 / 16, 1 / 4, 1)]
+def draw(files):
+    """Put a few columns of three pictures of runs side by side, as a PNG in base64."""
     parts = []
-    for step in shown:
-        with Image.open(out / f"step-{step:06d}.png") as picture:
+    for file in files:
+        with Image.open(file) as picture:
             parts.append(np.asarray(picture.convert("RGB"))[:, : COLUMNS * SIDE - 2])
     gap = np.full((len(parts[0]), 12, 3), 255, np.uint8)
     sheet = np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
     file = io.BytesIO()
     few_colours = Image.fromarray(sheet).quantize(256, dither=Image.Dither.NONE)
     few_colours.save(file, "png", optimize=True)
-    return shown, base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def write_emoji(folder):
