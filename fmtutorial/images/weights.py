@@ -20,7 +20,7 @@ from fmtutorial.networks import DiT, UNet
 NETWORKS = {"unet": UNet, "dit": DiT}
 PUBLISHED = (
     *("mnist", "mnist-guided", "mnist-reflow", "mnist-one-step"),
-    *("mnist-matched", "mnist-likelihood"),
+    *("mnist-matched", "mnist-likelihood", "emoji"),
 )
 """Names of the weights that come with the package."""
 
