@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from fmtutorial.bridges import Bridge, gaussian_ends
+from fmtutorial.conventions import from_diffusers, from_v_prediction
 from fmtutorial.couplings import exact_ot, sinkhorn_log
+from fmtutorial.diffusion import ddim
 from fmtutorial.discrete import (
     ExactRate,
     all_states,
@@ -21,13 +23,16 @@ from fmtutorial.exact import ExactField
 from fmtutorial.flow_maps import gaussian_flow_map
 from fmtutorial.guidance import guided
 from fmtutorial.images.bits import bits_per_dimension
+from fmtutorial.images.cost import training_cost
 from fmtutorial.images.sampling import evaluations
-from fmtutorial.likelihood import divergence, transport
+from fmtutorial.images.settings import Settings
+from fmtutorial.likelihood import divergence, log_likelihood, transport
 from fmtutorial.losses import likelihood_times
 from fmtutorial.manifolds import GeodesicField, Sphere, Torus, geodesic
 from fmtutorial.paths import COSINE, LINEAR, AffinePath
 from fmtutorial.solvers import euler, heun, rk4, solve
 from fmtutorial.steering import QuadraticReward, tilted
+from fmtutorial.tables import Units, estimate, nearest_ratio
 
 PATH = AffinePath(LINEAR)
 TRUTHS = {}
@@ -477,3 +482,97 @@ def a_clock_at_night():
     hour = math.pi / 12
     given = Torus((1.0,)), column(-1 * hour), column(1 * hour), times(0.75)
     return geodesic(*given).x_t / hour
+
+
+# 15. Your own
+
+
+@truth
+def two_scales():
+    """By a law in the file's units, seen through each pair of scales: what its values add up to."""
+    law = Gaussian(torch.zeros(2, dtype=torch.float64))
+    row, found = torch.tensor([[0.3, -0.7]], dtype=torch.float64), []
+    for scale, seen in ((times(0.2, 50.0), -2.0), (times(2.0, 250.0), 2.5)):
+        units = Units(torch.zeros(2, dtype=torch.float64), scale)
+        in_file = Gaussian(torch.zeros(2, dtype=torch.float64), torch.diag(scale**2))
+        lost = law.log_prob(row) - in_file.log_prob(units.restore(row))
+        found.append(seen - lost)
+    return found[1] - found[0]
+
+
+@truth
+def rows_in_common():
+    n, errors = 400, (0.10, 0.10)
+    shared, own = torch.linalg.qr(
+        torch.stack([torch.ones(n), torch.arange(n) % 2.0, torch.arange(n) // 2 % 2.0], 1).double()
+    )[0].T[1:]  # no mean, and nothing in common
+    second = 0.98 * shared + (1 - 0.98**2) ** 0.5 * own
+    first, second = (
+        mean + error * ((n - 1) * n) ** 0.5 * values
+        for mean, error, values in zip((-4.00, -4.15), errors, (shared, second), strict=True)
+    )
+    assert abs(estimate(first).error - 0.10) < 1e-9 and abs(estimate(second).error - 0.10) < 1e-9
+    value, error = estimate(first - second)
+    return value / error
+
+
+@truth
+def every_row_twice():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4000, 2, dtype=torch.float64, generator=generator)
+    lines = rows.repeat(2, 1)[torch.randperm(8000, generator=generator)]
+    fresh = torch.randn(2000, 2, dtype=torch.float64, generator=generator)
+    return nearest_ratio(fresh, lines[1600:], lines[:1600]).value
+
+
+@truth
+def one_pixel_more():
+    small, large = (
+        training_cost(Settings(width=32, levels=3, batch=1, image_shape=(3, side, side)))
+        for side in (32, 33)
+    )
+    return large.flops_per_image / small.flops_per_image
+
+
+# 16. Other people's models
+
+
+@truth
+def start_at_index_900():
+    index = 900
+    return COSINE.alpha(times(1 - (index + 1) / 1000))
+
+
+@truth
+def v_on_the_cosine():
+    field = from_v_prediction(lambda x, t: torch.full_like(x, 2.0), AffinePath(COSINE))
+    found = field(column(0.3, -1.0), times(0.2, 0.7))
+    assert abs(found[0] - found[1]) < 1e-9  # wherever it is
+    return found[0]
+
+
+@truth
+def clipped_step():
+    """Where a step of DDIM would end from the state that the clipped data and the noise make up."""
+    data, noise = (1.4 - 0.8 * 0.25) / 0.6, column(0.25)
+    clean = column(max(-1.0, min(1.0, data)))
+    start, end = (2 / math.pi * times(math.asin(alpha)) for alpha in (0.6, 0.8))
+    path = AffinePath(COSINE)
+    x = path.sample(noise, clean, start).x_t
+
+    def field(x, t):
+        return path.convert(noise, x, t, "noise", "velocity")
+
+    return solve(field, x, torch.cat([start, end]), ddim(path)).last
+
+
+@truth
+def likelihood_along_sigma():
+    def answer(x, k):
+        return 2 * x
+
+    end = column((2 * (3 - 0.5 * math.log(2 * math.pi))) ** 0.5)
+    base = normal(0.0, 1.0)
+    assert abs(base.log_prob(end) + 3) < 1e-9
+    image = end * math.exp(-2)
+    return log_likelihood(from_diffusers(answer), image, base, grid(100).flip(0))

@@ -54,8 +54,8 @@ def test_five_questions_with_a_reason_for_each_answer(page):
     assert sum(name in TRUTHS for name in quiz) >= 3, "three of five have a number to compute"
 
 
-def test_every_chapter_with_a_sheet_has_a_quiz():
-    assert {sheet.stem for sheet in ROOT.glob("notebooks/exercises/*.py")} <= set(QUIZZES)
+def test_every_chapter_has_a_quiz():
+    assert {page.stem for page in ROOT.glob("book/[0-9][0-9]-*.md")} == set(QUIZZES)
 
 
 def test_names_are_addresses_and_each_is_used_once():
