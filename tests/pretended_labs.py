@@ -48,15 +48,19 @@ with mock.patch("torch.cuda.is_available", return_value=False):"""
 ONE_PROBE = 'divergence(field, pair.x_t, t, "hutchinson", probes[0])'
 
 SHORTER = {
+    "01-flows": [("repeats=20", "repeats=2", True)],
     "04-optimal-transport": [("max(4, (2048 if size < 4 else 1024) // size)", "2", True)],
+    "05-solvers": [("STEPS = (10, 20, 40, 80)", "STEPS = (4, 5, 6, 7)", True)],
     "08-mnist": [
         ("({} if full else small)", "small", False),
         ('"width": 32, "steps": 300, "batch": 32', '"width": 8, "steps": 30, "batch": 4', True),
         ("torch.arange(150, device", "torch.arange(50, device", True),
         ("few[:150]", "few[:50]", True),
+        ("for _ in range(200)]\nwith", "for _ in range(20)]\nwith", True),
         # in place of 784 passes, of which lab 1 takes two
         ("exactly = divergence(field, pair.x_t, t)", f"exactly = {ONE_PROBE}", True),
     ],
+    "10-few-steps": [("train_by_matching(400,", "train_by_matching(4,", True)],
     "11-steering": [("updates = 70", "updates = 5", True)],
     "12-discrete": [("LADDER = (16, 32, 64, 128)", "LADDER = (2, 4, 8, 16)", True)],
     "13-bridges": [("for _ in range(6):", "for _ in range(2):", True)],
