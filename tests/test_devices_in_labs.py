@@ -27,9 +27,9 @@ THREE = [RUN[i::3] for i in range(3)]
 """For each a process, since loading PyTorch takes longer than a lab."""
 
 
-def ran(*arguments, folder):
+def ran(*arguments, folder, script="pretended_labs.py"):
     """Return what a run says; it is alone in its process, where the device plays "cuda"."""
-    command = [sys.executable, TESTS / "pretended_labs.py", *arguments]
+    command = [sys.executable, TESTS / script, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stderr + done.stdout
@@ -86,6 +86,13 @@ print("name", hardware(device)["device"])
         encoding="utf-8",
     )
     assert f"name {NAME}" in ran(str(lab), folder=tmp_path)
+
+
+def test_labs_run_where_nothing_is_pretended(tmp_path):
+    """As on a GPU that is there."""
+    lab = tmp_path / "lab.py"
+    lab.write_text("# %%\nraise\n# %%\nimport sys\nassert 'pretended' not in sys.modules\n")
+    assert f"==== {lab} has run" in ran(str(lab), folder=tmp_path, script="lab_runner.py")
 
 
 PLANTED = {

@@ -87,7 +87,7 @@ def sampler(weights, method, steps, seed):
 def lab(folder, name, small, end):
     """Run a lab in a process of its own; return name, seconds, and its error or None."""
     mode, started = ["--small"] if small else [], time.perf_counter()
-    command = [sys.executable, ROOT / "tests" / "pretended_labs.py", "--cuda", *mode, name]
+    command = [sys.executable, ROOT / "tests" / "lab_runner.py", *mode, name]
     path = folder / f"{name.replace('/', '-')}{'-small' if small else ''}.txt"
     with path.open("w") as file:
         try:
