@@ -37,7 +37,7 @@ LESS = """
 document.querySelectorAll("details").forEach((e) => e.open = true);
 document.querySelectorAll(".katex-html").forEach((e) => e.remove());
 document.querySelectorAll("math").forEach((e) => e.replaceChildren(e.textContent));
-for (const block of document.querySelectorAll("pre")) {
+for (const block of document.querySelectorAll("pre, .sig")) {
   const seen = new Set();
   for (const word of block.querySelectorAll("span[class]")) {
     if (word.children.length) continue;
@@ -49,6 +49,51 @@ for (const block of document.querySelectorAll("pre")) {
 const still = document.createElement("style");
 still.textContent = "* {transition: none !important}";
 document.head.append(still);
+"""
+# What decides whether a text can be read, and a link told from the words around it: the colours,
+# size and weight of the element, and of all that it lies in. Tells kinds of elements apart, so that
+# called in light and in dark, it tells apart what differs in one of them only.
+KINDS = """
+const names = new Map(), chains = new Map();
+const name = (key) => names.get(key) ?? names.set(key, names.size + 1).size;
+const look = ["color", "backgroundColor", "backgroundImage", "opacity", "fontSize", "fontWeight",
+  "textShadow", "textDecorationLine", "clip", "clipPath"];
+function chain(e) {
+  if (!e) return 0;
+  if (!chains.has(e)) {
+    const style = getComputedStyle(e);
+    chains.set(e, name([chain(e.parentElement), e.ariaDisabled, e.ariaHidden, e.disabled,
+      ...look.map((part) => style[part])].join()));
+  }
+  return chains.get(e);
+}
+function amongWords(link) {
+  let block = link.parentElement;
+  while (getComputedStyle(block).display.startsWith("inline")) block = block.parentElement;
+  const letters = (e) => e.textContent.replace(/\\s/g, "").length;
+  const links = [...block.querySelectorAll("a")].reduce((sum, e) => sum + letters(e), 0);
+  return [letters(block) > links, letters(block) > 2 * links];
+}
+window.kinds ??= new Map();
+for (const e of document.body.querySelectorAll("*")) {
+  const control = e.matches("a, button, input, select, textarea, summary, label") && e.tagName;
+  const text = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+  if ((text || control) && e.checkVisibility())
+    kinds.set(e, [kinds.get(e), chain(e), control, control === "A" && amongWords(e)].join());
+}
+"""
+# Leave three elements of each kind with what they lie in, what is out of the flow, since it may lie
+# behind a text, and the header, which a phone shows otherwise.
+PRUNE = """
+const members = new Map();
+for (const [e, kind] of kinds) members.set(kind, [...members.get(kind) ?? [], e]);
+const kept = new Set(document.body.querySelectorAll(".bd-header-article, .bd-header-article *"));
+const keep = (e) => { for (; e && !kept.has(e); e = e.parentElement) kept.add(e); };
+for (const all of members.values()) [all[0], all[all.length >> 1], all.at(-1)].forEach(keep);
+for (const e of document.body.querySelectorAll(":not(.katex, .katex *)"))
+  if (getComputedStyle(e).position !== "static") keep(e);
+for (const e of document.body.querySelectorAll("*"))
+  if (!kept.has(e) && (!e.parentElement || kept.has(e.parentElement))) e.remove();
 """
 BARRIERS = """
 const [part, options, done] = arguments;
