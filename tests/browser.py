@@ -4,10 +4,12 @@ import contextlib
 import functools
 import http.server
 import random
+import re
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import finished
 import repository
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,14 +104,37 @@ axe.run(part ?? document, {resultTypes: ["violations"], ...options}).then(({viol
 """
 
 
+LIVE = re.compile(r'<figure class="[^"]*\blive\b.*?</figure>', re.S)
+
+
+@functools.cache
+def plain(path):
+    """Return a page without the formulas outside its living figures: most of what it costs."""
+    html, formulas = finished.set_formulas_aside((HTML / path).read_text(encoding="utf-8"))
+    back = lambda figure: finished.put_formulas_back(figure.group(), formulas)  # noqa: E731
+    return LIVE.sub(back, html).encode()
+
+
 class Pages(http.server.SimpleHTTPRequestHandler):
-    """What GitHub Pages does: the site under its path, and 404.html for any wrong address."""
+    """What GitHub Pages does: the site under its path, and 404.html for any wrong address.
+
+    A page is plain, with fewer formulas, when its address ends so.
+    """
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        if query == "plain":
+            self.answer(200, plain(path.removeprefix(BASE)))
+        else:
+            super().do_GET()
 
     def translate_path(self, path):
         return super().translate_path("/" + path.removeprefix(BASE))
 
     def send_error(self, code, message=None, explain=None):
-        page = (HTML / "404.html").read_bytes()
+        self.answer(code, (HTML / "404.html").read_bytes())
+
+    def answer(self, code, page):
         self.send_response(code)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(page)))

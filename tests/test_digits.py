@@ -20,7 +20,7 @@ from fmtutorial.images.weights import load_weights
 from fmtutorial.likelihood import log_likelihood, rademacher_like
 from fmtutorial.solvers import heun, solve
 
-PAGE, NAME = "book/08-mnist.html", "08-digits"
+PAGE, NAME = "book/08-mnist.html?plain", "08-digits"
 RUNTIME = HTML / "_static" / "onnxruntime"
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 """Both sides compute in single precision, in another order of additions."""
