@@ -531,7 +531,7 @@ def training(browser, address):
     features = [{"name": "prefers-reduced-motion", "value": "no-preference"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     watch = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
-    browser.get(f"{address}book/03-flow-matching.html")
+    browser.get(f"{address}book/03-flow-matching.html?plain")
     browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", watch)
     element = browser.find_element("id", "live-03-flow-matching")
 
