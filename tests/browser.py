@@ -85,12 +85,13 @@ for (const e of document.body.querySelectorAll("*")) {
 }
 """
 # Leave three elements of each kind with what they lie in, what is out of the flow, since it may lie
-# behind a text, and the header, which a phone shows otherwise.
+# behind a text, and the headers: a phone shows one otherwise, and the theme measures the other.
 PRUNE = """
 const members = new Map();
 for (const [e, kind] of kinds) members.set(kind, [...members.get(kind) ?? [], e]);
-const kept = new Set(document.body.querySelectorAll(".bd-header-article, .bd-header-article *"));
+const kept = new Set();
 const keep = (e) => { for (; e && !kept.has(e); e = e.parentElement) kept.add(e); };
+document.querySelectorAll("#pst-header, .bd-header-article, .bd-header-article *").forEach(keep);
 for (const all of members.values()) [all[0], all[all.length >> 1], all.at(-1)].forEach(keep);
 for (const e of document.body.querySelectorAll(":not(.katex, .katex *)"))
   if (getComputedStyle(e).position !== "static") keep(e);

@@ -127,6 +127,7 @@ def is_file_name(text):
 @pytest.fixture(scope="module", params=[*pages(), *EXTRA])
 def page(browser, address, request):
     """Open a page for the tests of it, the first of which sees what it asked for and said."""
+    browser.get("about:blank")  # else the scripts of the last page, of which little is left, speak
     requests(browser), complaints(browser)
     open_page(browser, f"{address}{request.param}.html", width=1280)
     return request.param
