@@ -374,6 +374,30 @@ for share in (10, 20):
     record(f"t4_minutes_{share}", f"{minutes:.1f}")
 
 # %% [markdown]
+# And on a GPU that was at hand for some minutes, by `tests/benchmarks/gpu.py`: steps of the full run in three precisions, with the batch of the run and with one eight times as large.
+#
+# **Check 8.24** (not the arithmetic). Eight times the digits are eight times the operations, but take less than twice as long, in each precision. So with the smaller batch most of the time is not spent on operations.
+
+# %%
+gpu = stored_results("gpu")
+record("gpu_device", gpu["provenance"]["device"])
+for name, row in gpu["training"].items():
+    key = name.replace(", ", "_")
+    print(f"{name:>24s}: {row['milliseconds']:.1f} ms a step")
+    record(f"gpu_ms_{key}", f"{row['milliseconds']:.1f}")
+steps = {n: row["milliseconds"] for n, row in gpu["training"].items()}
+for name in ("float32", "bfloat16", "float16"):
+    assert steps[f"{name}, 1024"] < 2 * steps[f"{name}, 128"]
+    record(f"gpu_minutes_{name}", f"{steps[f'{name}, 128'] * 12_000 / 6e4:.1f}")
+
+# %%
+reached = gpu["training"]["bfloat16, 128"]["tflop_per_second"]
+record("gpu_share", f"{100 * reached / 989:.1f}")  # of an H100's peak in bfloat16
+for name, row in gpu["samplers"].items():
+    print(f"{name:>16s}: {row['milliseconds']:.3f} ms a digit")
+    record(f"gpu_{name}", f"{row['milliseconds']:.2f}")
+
+# %% [markdown]
 # ## The published weights
 #
 # The package carries the weights of a longer run of the same command. Here is where they come from.
@@ -970,11 +994,19 @@ record("bits_digits", quality["bits"]["digits"])
 # %%
 likelihood = stored_results("mnist_likelihood")
 for steps, row in likelihood["digits"].items():
-    figure = f"{row['bits']:.2f} ± {row['standard_error']:.2f}"
-    print(f"{steps:>3s} steps: {figure} bits per dimension of {row['n']} digits")
+    figure = f"{row['bits']:.2f} ± {row['bits_error']:.2f}"
+    less = f"{row['less_200']:+.3f} ± {row['less_200_error']:.3f}"
+    print(
+        f"{steps:>3s} steps: {figure} bits per dimension of {row['n']} digits", end=""
+    )
+    print(f", {less} beside 200 steps" if steps != "200" else "")
     record(f"likelihood_{steps}", figure)
-record("likelihood_digits", likelihood["digits"]["100"]["n"])
-record("likelihood_minutes", round(likelihood["training_minutes"]))
+    record(f"likelihood_less_{steps}", less.replace("-", "−"))
+    record(f"likelihood_digits_{steps}", row["n"])
+made = likelihood["made"]
+record("likelihood_minutes", round(made["before"]["minutes"]))
+record("likelihood_gpu_minutes", f"{made['minutes']:.0f}")
+record("likelihood_gpu_digits", f"{made['steps'] * 1024 / 1e6:.0f}")
 
 # %% [markdown]
 # ## What the numbers do not see
