@@ -34,6 +34,8 @@ def check_types(weight: Tensor, x: Tensor, *times: Tensor) -> None:
     """
     wanted, device = weight.dtype, x.device.type
     known = {wanted}
+    if x.dtype == wanted and all(torch.promote_types(t.dtype, wanted) == wanted for t in times):
+        return  # before a question at which older compilers break the graph
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         known.add(torch.get_autocast_dtype(device))  # it converts between the two
     for name, value, fits in (
