@@ -66,25 +66,32 @@ def test_colour_is_tiled_like_grey():
 
 def test_colour_is_encoded_as_it_is(displayed):
     """A picture to the last bit; a film in the 256 best colours of each frame."""
-    frames = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
-    frames[0] = torch.randint(0, 256, (3, 16, 16))
+    frames = torch.zeros(3, 3, 16, 32, dtype=torch.uint8)
+    frames[0] = torch.randint(0, 256, (3, 16, 32))
     frames[1, 0], frames[1, 2] = 255, torch.arange(16)[:, None] * 17  # 16 colours
     frames[2] = torch.tensor([10, 200, 30])[:, None, None]
     kind, content = encode(frames[:1])
     with Image.open(io.BytesIO(content)) as picture:
         assert (kind, picture.mode) == ("image/png", "RGB")
         assert np.array_equal(np.asarray(picture), frames[0].movedim(0, -1).numpy())
-    kind, content = encode(frames[[1, 0, 2]])
+    few = frames[0] // 16 * 16
+    few[1] = few[2] = few[0] % 32  # 16 colours
+    small = encode(few[None])[1]
+    with Image.open(io.BytesIO(small)) as picture:
+        assert picture.mode == "P" and len(small) < len(content) / 3
+        assert np.array_equal(np.asarray(picture.convert("RGB")), few.movedim(0, -1).numpy())
+    film_frames = frames[[1, 0, 2], :, :, :16]
+    kind, content = encode(film_frames)
     with Image.open(io.BytesIO(content)) as film:
         assert kind == "image/gif" and film.n_frames == 3
-        for i, (frame, most) in enumerate(zip(frames[[1, 0, 2]], (0, 60, 0), strict=True)):
+        for i, (frame, most) in enumerate(zip(film_frames, (0, 60, 0), strict=True)):
             film.seek(i)
             shown = np.asarray(film.convert("RGB")).astype(int)
             off = np.abs(shown - frame.movedim(0, -1).numpy())
             assert off.max() <= most and off.mean() <= most / 10
     show_pixels(frames[:1], "colour", "Colours at random.", zoom=2)
     (((bundle,), options),) = displayed
-    assert options["metadata"]["image/png"]["width"] == 32
+    assert options["metadata"]["image/png"]["width"] == 64
     with Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as picture:
         twice = np.kron(frames[0].movedim(0, -1).numpy(), np.ones((2, 2, 1), np.uint8))
         assert np.array_equal(np.asarray(picture), twice)
