@@ -386,7 +386,9 @@ for name, row in gpu["training"].items():
 steps = {n: row["milliseconds"] for n, row in gpu["training"].items()}
 for name in ("float32", "bfloat16", "float16"):
     assert steps[f"{name}, 1024"] < 2 * steps[f"{name}, 128"]
-    record(f"gpu_minutes_{name}", f"{steps[f'{name}, 128'] * 12_000 / 6e4:.1f}")
+    record(
+        f"gpu_minutes_{name}", f"{steps[f'{name}, 128'] * Settings().steps / 6e4:.1f}"
+    )
 
 # %%
 reached = gpu["training"]["bfloat16, 128"]["tflop_per_second"]
@@ -396,7 +398,6 @@ before, after = steps["bfloat16, 1024"], steps["bfloat16, 1024, compiled"]
 record("gpu_compile_saves", f"{100 * (1 - after / before):.0f}")
 for name, row in gpu["samplers"].items():
     print(f"{name:>16s}: {row['milliseconds']:.3f} ms a digit")
-    record(f"gpu_{name}", f"{row['milliseconds']:.2f}")
 
 # %% [markdown]
 # ## The published weights

@@ -42,7 +42,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -53,6 +52,7 @@ from fmtutorial.exact import ExactField
 from fmtutorial.images.cost import training_cost
 from fmtutorial.images.data import ImageSet, dequantise, to_pixels
 from fmtutorial.images.measures import held_out_loss, nearest_ratio, pixel_scores
+from fmtutorial.images.pictures import pixels as pixels_of
 from fmtutorial.images.pictures import show_pixels, tile
 from fmtutorial.images.sampling import image_field, sample
 from fmtutorial.images.settings import Settings, fitted
@@ -598,27 +598,43 @@ record("long_clock", round(training["minutes"]))
 record("long_gflops", round(training["gflop_per_second"]))
 record("long_shown", ", ".join(str(n) for n in long["shown_steps"][:2]))
 record("long_peak", round(training["peak_bytes"] / 1e6))
-record("long_distance", f"{measured['pixels']['distance']:.1f}")
 record("long_floor", f"{measured['pixels']['floor']:.1f}")
-record("long_p", f"{measured['pixels']['p_value']:.3f}")
+record("long_copies_floor", f"{100 * measured['nearest']['floor']:.0f}")
+
 
 # %%
-near, off = measured["nearest"], measured["loss"]
-record("long_nearest", f"{near['ratio']:.2f} ± {near['error']:.2f}")
-record("long_copies", f"{100 * near['copies']:.0f}")
-record("long_copies_floor", f"{100 * near['floor']:.0f}")
-record("long_training", f"{off['training']:.3f}")
-record("long_held_out", f"{off['held_out']:.3f}")
-record("long_gap", f"{off['gap']:.3f} ± {off['gap_error']:.3f}".replace("-", "−"))
+def record_run(run, found, made):
+    """Store for the chapter what was measured of a run, and how many images it saw."""
+    far, near, off = found["pixels"], found["nearest"], found["loss"]
+    shown = made["settings"]["steps"] * made["settings"]["batch"]
+    record(f"{run}_images", f"{shown:,}".replace(",", " "))
+    record(f"{run}_distance", f"{far['distance']:.1f}")
+    record(f"{run}_p", f"{far['p_value']:.3f}")
+    record(f"{run}_nearest", f"{near['ratio']:.2f} ± {near['error']:.2f}")
+    record(f"{run}_copies", f"{100 * near['copies']:.0f}")
+    record(f"{run}_training", f"{off['training']:.3f}")
+    record(f"{run}_held_out", f"{off['held_out']:.3f}")
+    gap = f"{off['gap']:.3f} ± {off['gap_error']:.3f}"
+    record(f"{run}_gap", gap.replace("-", "−"))
+
+
+# %%
+record_run("long", measured, long["made"])
 cost = long["cost"]
 print(f"{training['steps']} steps, {cost['gflop_per_image']:.2f} GFLOP an image")
 assert abs(cost["gflop_per_image"] * 1e9 / small.flops_per_image - 1) < 0.01
 
+
 # %%
-with Image.open(io.BytesIO(base64.b64decode(long["picture"]))) as picture:
-    sheet = torch.from_numpy(np.array(picture.convert("RGB")))
+def stored_picture(encoded):
+    """Return a picture that a script stored as text, as pixels."""
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+        return pixels_of(picture, grey=False, size=None)[None]
+
+
+# %%
 show_pixels(
-    sheet.permute(2, 0, 1)[None],
+    stored_picture(long["picture"]),
     "older-emoji",
     "Three blocks of small pictures, nine rows of four each. In the first they are "
     "noise with stains. In the second there are blobs of clean colour on white. In the "
@@ -639,21 +655,11 @@ gpu = stored_results("gpu")
 again = gpu["emoji"]
 record("gpu_device", gpu["provenance"]["device"])
 record("gpu_command", again["command"])
-record("long_images", f"{training['steps'] * 32:,}".replace(",", " "))
-record("gpu_images", f"{6000 * 128:,}".replace(",", " "))
 record("gpu_minutes", f"{again['minutes']:.0f}")
-record("gpu_distance", f"{again['pixels']['distance']:.1f}")
-record("gpu_p", f"{again['pixels']['p_value']:.3f}")
-
-# %%
-close, parts = again["nearest"], again["loss"]
-record("gpu_nearest", f"{close['ratio']:.2f} ± {close['error']:.2f}")
-record("gpu_copies", f"{100 * close['copies']:.0f}")
-record("gpu_training", f"{parts['training']:.3f}")
-record("gpu_held_out", f"{parts['held_out']:.3f}")
-record("gpu_gap", f"{parts['gap']:.3f} ± {parts['gap_error']:.3f}")
-print("better held out than the shorter run:", parts["held_out"] < off["held_out"])
-assert parts["held_out"] < off["held_out"]
+record_run("gpu", again, load_weights("emoji").provenance)
+better = again["loss"]["held_out"] < measured["loss"]["held_out"]
+print("better held out than the shorter run:", better)
+assert better
 
 # %%
 taken = gpu["training"]
@@ -675,10 +681,8 @@ print(f"single precision takes at most {worst:.1f} times what is counted")
 assert worst < 1.7
 
 # %% tags=["hide-input"]
-with Image.open(io.BytesIO(base64.b64decode(again["picture"]))) as picture:
-    sheet = torch.from_numpy(np.array(picture.convert("RGB")))
 show_pixels(
-    sheet.permute(2, 0, 1)[None],
+    stored_picture(again["picture"]),
     "gpu-emoji",
     "Three blocks of small pictures, nine rows of four each, from the same noise. In "
     "the first, coloured stains on white, among them flags and yellow discs. In the "
@@ -695,11 +699,7 @@ show_pixels(
 
 # %%
 flow = load_weights("emoji").network.to(device)
-train_set, test_set = (
-    ImageSet(*(part.to(device) for part in read_images("emoji", split)))
-    for split in ("train", "test")
-)
-apart = held_out_loss(flow, train_set, test_set, most=189, draws=2)
+apart = held_out_loss(flow, images, held_out, most=189, draws=2)
 print("the losses part:", apart.gap > 3 * apart.gap_error)
 assert apart.gap > 3 * apart.gap_error
 
@@ -709,8 +709,8 @@ noise = torch.randn(18, 3, 32, 32, generator=generator.manual_seed(1))
 with torch.no_grad():
     ends = sample(image_field(flow, label), noise, "heun", 15, last_only=True).last
 drawn = to_pixels(ends)
-between = torch.cdist(drawn.flatten(1).float(), train_set.images.flatten(1).float())
-twins = train_set.images[between.argmin(dim=1)]
+between = torch.cdist(drawn.flatten(1).float(), images.images.flatten(1).float())
+twins = images.images[between.argmin(dim=1)]
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 rows = torch.stack([drawn.unflatten(0, (2, 9)), twins.unflatten(0, (2, 9))], dim=1)

@@ -33,20 +33,18 @@ def check_types(weight: Tensor, x: Tensor, *times: Tensor) -> None:
         TypeError: x has another floating-point type, or a time one of more digits.
     """
     wanted, device = weight.dtype, x.device.type
-    known = {wanted}
-    if x.dtype == wanted and all(torch.promote_types(t.dtype, wanted) == wanted for t in times):
-        return  # before a question at which older compilers break the graph
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        known.add(torch.get_autocast_dtype(device))  # it converts between the two
-    for name, value, fits in (
-        ("x", x, x.dtype in known),
-        *(("t", t, torch.promote_types(t.dtype, wanted) in known) for t in times),
-    ):
-        if not fits:
-            raise TypeError(
-                f"{name} has dtype {value.dtype} and the network's weights {wanted}; "
-                f"convert {name}.to({wanted}), or the network with network.to({value.dtype})"
-            )
+    found = [("x", x, x.dtype)]
+    found += [("t", t, torch.promote_types(t.dtype, wanted)) for t in times]
+    others = [each for each in found if each[2] != wanted]
+    # a question at which older compilers break the graph: only where it matters
+    if others and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        known = torch.get_autocast_dtype(device)  # it converts between the two
+        others = [each for each in others if each[2] != known]
+    for name, value, _ in others:
+        raise TypeError(
+            f"{name} has dtype {value.dtype} and the network's weights {wanted}; "
+            f"convert {name}.to({wanted}), or the network with network.to({value.dtype})"
+        )
 
 
 def check_event(x: Tensor, event_shape: tuple[int, ...]) -> None:

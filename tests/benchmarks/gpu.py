@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from mnist_time import SAMPLERS
 from provenance import save
-from your_own import TRAIN, draw
+from your_own import TRAIN, command, draw, measure
 
 from fmtutorial.images.cost import training_cost
 from fmtutorial.images.data import ImageSet, small_digits
@@ -45,8 +45,9 @@ EMOJI = f"{TRAIN} --steps 6000".replace("--batch 32", "--batch 128")
 
 def step_of_training(changes):
     """Time the steps of chapter 8's run, and see how much memory they take beside the images."""
-    settings = Settings(steps=WARM + STEPS, **{"precision": "bfloat16"} | changes)
+    settings = Settings(steps=WARM + STEPS, **changes)
     digits = ImageSet(*(part.to(DEVICE) for part in small_digits("train")))
+    # twice the thousand, for a batch of 1024
     digits = ImageSet(*(part.repeat(2, *[1] * (part.ndim - 1)) for part in digits))
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -87,12 +88,12 @@ def sampler(weights, method, steps, seed):
 def lab(folder, name, small, end):
     """Run a lab in a process of its own; return name, seconds, and its error or None."""
     mode, started = ["--small"] if small else [], time.perf_counter()
-    command = [sys.executable, ROOT / "tests" / "lab_runner.py", *mode, name]
+    words = [sys.executable, ROOT / "tests" / "lab_runner.py", *mode, name]
     path = folder / f"{name.replace('/', '-')}{'-small' if small else ''}.txt"
     with path.open("w") as file:
         try:
             left = max(end - time.perf_counter(), 1)
-            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=left)
+            done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, timeout=left)
         except subprocess.TimeoutExpired:
             return name, small, None, "no time was left"
     error = path.read_text().strip().splitlines()[-1] if done.returncode else None
@@ -101,17 +102,12 @@ def lab(folder, name, small, end):
 
 def emoji(folder):
     """Train with the command, as a reader would, and measure what comes out."""
-    weights, measured = str(folder / "weights.safetensors"), folder / "measured.json"
-    fmtutorial = [sys.executable, "-m", "fmtutorial.images"]
-    words = [*EMOJI.split(), "--sample-every", str(SHOWN[0]), "--out", str(folder)]
-    subprocess.run([*fmtutorial, *words], check=True)
-    words = ["evaluate", "--weights", weights, "--samples", "189", "--out", str(measured)]
-    subprocess.run([*fmtutorial, *words], check=True)
-    found = json.loads(measured.read_text())
+    command([*EMOJI.split(), "--sample-every", str(SHOWN[0]), "--out", str(folder)])
+    made, found = measure(folder)
     return {
         "command": f"python -m fmtutorial.images {EMOJI}",
-        "minutes": load_weights(weights).provenance["minutes"],
-        **{key: found[key] for key in ("pixels", "nearest", "loss")},
+        "minutes": made["minutes"],
+        **found,
         "shown_steps": SHOWN,
         "picture": draw([folder / f"step-{step:06d}.png" for step in SHOWN]),
     }

@@ -39,22 +39,30 @@ def command(words):
     subprocess.run([sys.executable, "-m", "fmtutorial.images", *words], check=True)
 
 
+def measure(out):
+    """Return how the weights of a run were made, and what the command finds of them."""
+    weights, measured = out / "weights.safetensors", out / "measured.json"
+    words = ["--weights", str(weights), "--samples", "189", "--out", str(measured)]
+    command(["evaluate", *words])
+    found = json.loads(measured.read_text())
+    found = {key: found[key] for key in ("pixels", "nearest", "loss")}
+    return load_weights(weights).provenance, found
+
+
 def main(steps):
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
-        out, measured = Path(name) / "run", Path(name) / "measured.json"
+        out = Path(name) / "run"
         words = [*TRAIN.split(), "--steps", str(steps), "--sample-every", "50"]
         command([*words, "--out", str(out)])
         used = resource.getrusage(resource.RUSAGE_CHILDREN)  # Linux counts memory in kB
         run = Run.load(out / "checkpoint.pt", torch.device("cpu"))
-        weights = str(out / "weights.safetensors")
-        command(["evaluate", "--weights", weights, "--samples", "189", "--out", str(measured)])
+        made, found = measure(out)
         there = sorted(int(file.stem.removeprefix("step-")) for file in out.glob("step-*.png"))
         marks = [share * run.settings.steps for share in (1 / 16, 1 / 4, 1)]
         shown = [min(there, key=lambda n: abs(n - mark)) for mark in marks]
         picture = draw([out / f"step-{step:06d}.png" for step in shown])
-        cost, found = training_cost(run.settings), json.loads(measured.read_text())
-        made = load_weights(weights).provenance
+        cost = training_cost(run.settings)
     flops = cost.flops_per_image * run.settings.batch
     results = {
         "few_seeds_because": "one run is shown, not compared with others",
@@ -75,7 +83,7 @@ def main(steps):
             "state_bytes": cost.state_bytes,
             "activation_bytes": cost.activation_bytes,
         },
-        "measured": {key: found[key] for key in ("pixels", "nearest", "loss")},
+        "measured": found,
     }
     save("your_own", results, [0], started)
 
