@@ -61,17 +61,17 @@ class EMA:
             ValueError: the network has other weights than the one that is averaged.
         """
         check_kind(network, nn.Module, "network")
-        if [v.shape for v in _values(network)] != [v.shape for v in _values(self.network)]:
+        averages, values = _values(self.network), _values(network)
+        if [v.shape for v in values] != [v.shape for v in averages]:
             raise ValueError("the network has other weights than the average: make a new EMA of it")
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
-            if average.is_floating_point() or average.is_complex():
-                average.lerp_(weight.to(average), 1 - decay)
+        for average, value in zip(averages, values, strict=True):
+            moves = average.is_floating_point() or average.is_complex()
+            if moves and isinstance(average, nn.Parameter):
+                average.lerp_(value.to(average), 1 - decay)
             else:
-                average.copy_(weight)
-        for average, value in zip(self.network.buffers(), network.buffers(), strict=True):
-            average.copy_(value)
+                average.copy_(value)
 
 
 def train(
@@ -138,6 +138,7 @@ def train(
             check_kind(value, kind, name)
     groups = (optimizer := _optimizer(network, learning_rate, optimizer)).param_groups
     scaler = scaler or GradScaler(enabled=False)
+    parameters = list(network.parameters())  # which to collect takes a tenth of a small step
     for number in range(done + 1, steps + 1):
         for group in groups:
             rate = float(group["initial_lr"])
@@ -152,7 +153,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(value).backward()
         scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(network.parameters(), max_gradient_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
         if not scaler.is_enabled() and not math.isfinite(norm):  # else the scaler skips the step
             raise FloatingPointError(
                 f"the gradient is not finite at step {number} of {steps}: "

@@ -39,7 +39,7 @@ from torch import nn
 
 from fmtutorial import distributions, plotting
 from fmtutorial.exact import ExactField
-from fmtutorial.labs import default_device, record
+from fmtutorial.labs import record, use_default_device
 from fmtutorial.losses import flow_matching_loss, logit_normal_times, uniform_times
 from fmtutorial.metrics import fresh_ratio, mode_shares, relative_error
 from fmtutorial.networks import MLP
@@ -48,8 +48,7 @@ from fmtutorial.solvers import euler, heun, rk4, solve
 from fmtutorial.training import EMA, train
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the networks' first weights
 

@@ -54,7 +54,7 @@ from fmtutorial.couplings import (
 
 # %%
 from fmtutorial.exact import ExactField
-from fmtutorial.labs import default_device, record, stored_results
+from fmtutorial.labs import record, stored_results, use_default_device
 from fmtutorial.losses import flow_matching_loss, uniform_times
 from fmtutorial.metrics import wasserstein
 from fmtutorial.networks import MLP
@@ -64,8 +64,7 @@ from fmtutorial.solvers import euler, heun, solve
 from fmtutorial.training import EMA, train
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 generator = torch.Generator(device).manual_seed(0)
 path = AffinePath(LINEAR)
 ring = distributions.ring_of_gaussians()

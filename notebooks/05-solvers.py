@@ -44,7 +44,7 @@ from fmtutorial import distributions, plotting
 from fmtutorial.conventions import reverse_time
 from fmtutorial.diffusion import ddim
 from fmtutorial.exact import ExactField
-from fmtutorial.labs import default_device, record
+from fmtutorial.labs import record, use_default_device
 from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath
 
 # %%
@@ -63,8 +63,7 @@ from fmtutorial.solvers import (
 # Errors of $10^{-10}$ will matter, so the lab computes in double precision. The `truth` is the adaptive solver at a tolerance near rounding; a check below compares it with another library. The error of a set of samples is the root mean square of their distances to the truth, in the unit of $x$. The ring has radius 10.
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 torch.set_default_dtype(torch.float64)
 generator = torch.Generator(device).manual_seed(0)
 

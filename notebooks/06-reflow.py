@@ -38,7 +38,7 @@ import torch
 
 from fmtutorial import distributions, plotting
 from fmtutorial.exact import ExactField
-from fmtutorial.labs import default_device, record, stored_results
+from fmtutorial.labs import record, stored_results, use_default_device
 from fmtutorial.losses import flow_matching_loss, uniform_times
 from fmtutorial.metrics import fresh_ratio
 from fmtutorial.networks import MLP, MeanFlowMLP
@@ -58,8 +58,7 @@ from fmtutorial.solvers import euler, heun, rk4, solve
 from fmtutorial.training import EMA, train
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the networks' first weights
 

@@ -49,7 +49,7 @@ from fmtutorial.diffusion import (
 
 # %%
 from fmtutorial.exact import ExactField
-from fmtutorial.labs import default_device, record, stored_results
+from fmtutorial.labs import record, stored_results, use_default_device
 from fmtutorial.losses import (
     flow_matching_loss,
     likelihood_times,
@@ -80,8 +80,7 @@ from fmtutorial.solvers import (
 from fmtutorial.training import EMA, train
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the networks' first weights
 

@@ -43,7 +43,7 @@ from fmtutorial.diffusion import as_velocity, change_schedule, solve_sde
 from fmtutorial.exact import ExactField
 from fmtutorial.fields import expand_time
 from fmtutorial.images.data import dequantise, small_digits
-from fmtutorial.labs import default_device, record
+from fmtutorial.labs import record, use_default_device
 from fmtutorial.likelihood import divergence, rademacher_like
 from fmtutorial.losses import flow_matching_loss, logit_normal_times, uniform_times
 from fmtutorial.metrics import relative_error, wasserstein
@@ -52,8 +52,7 @@ from fmtutorial.paths import COSINE, LINEAR, SQRT, VP, AffinePath, lipman
 from fmtutorial.solvers import euler, heun, midpoint, rk4, solve, solve_adaptive
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # first weights of networks
 

@@ -53,7 +53,7 @@ from fmtutorial.images.sampling import image_field, sample, sample_digits
 from fmtutorial.images.weights import load_weights
 
 # %%
-from fmtutorial.labs import default_device, record, stored_results
+from fmtutorial.labs import record, stored_results, use_default_device
 from fmtutorial.losses import flow_matching_loss, mean_squared_norm
 from fmtutorial.metrics import energy_distance, mode_shares
 from fmtutorial.networks import MLP, MeanFlowMLP
@@ -78,8 +78,7 @@ from fmtutorial.reflow import mean_flow_loss
 from fmtutorial.solvers import heun, solve
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the networks' first weights
 

@@ -45,7 +45,7 @@ from fmtutorial.images.data import dequantise, small_digits, to_pixels
 from fmtutorial.images.pictures import show_pixels, tile
 from fmtutorial.images.sampling import image_field
 from fmtutorial.images.weights import load_weights
-from fmtutorial.labs import default_device, record, stored_results
+from fmtutorial.labs import record, stored_results, use_default_device
 
 # %%
 from fmtutorial.metrics import mode_shares
@@ -62,13 +62,12 @@ from fmtutorial.steering import (
     tilted,
 )
 
-device = default_device()
+device = use_default_device()
 
 # %%
 from fmtutorial.steering import adjoint_matching_loss, lean_adjoint, memoryless_strength
 from fmtutorial.training import EMA
 
-torch.set_default_device(device)
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the network's first weights
 

@@ -58,13 +58,17 @@ from fmtutorial.discrete import (
 )
 
 # %%
-from fmtutorial.labs import default_device, record, shakespeare_words, stored_results
+from fmtutorial.labs import (
+    record,
+    shakespeare_words,
+    stored_results,
+    use_default_device,
+)
 from fmtutorial.paths import COSINE, LINEAR
 from fmtutorial.solvers import rk4, solve
 from fmtutorial.training import train
 
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 
 # %%
 from fmtutorial.discrete import (

@@ -62,7 +62,7 @@ from fmtutorial.couplings import sinkhorn_kernel, sinkhorn_log, squared_distance
 # %%
 from fmtutorial.distributions import Gaussian, GaussianMixture
 from fmtutorial.exact import ExactField
-from fmtutorial.labs import default_device, record, stored_results
+from fmtutorial.labs import record, stored_results, use_default_device
 from fmtutorial.metrics import energy_distance, relative_error
 from fmtutorial.networks import MLP
 from fmtutorial.paths import COSINE, LINEAR, SQRT, AffinePath
@@ -70,8 +70,7 @@ from fmtutorial.solvers import rk4, solve
 from fmtutorial.training import EMA, train
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the networks' first weights
 

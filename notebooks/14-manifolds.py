@@ -39,10 +39,10 @@ import torch
 from torch import nn
 
 from fmtutorial import likelihood, manifolds, plotting
-from fmtutorial.labs import airports, default_device, record, stored_results
+from fmtutorial.labs import airports, record, stored_results, use_default_device
 from fmtutorial.manifolds import Rotations, Sphere, Torus, VonMisesFisher, WrappedField
 
-device = default_device()
+device = use_default_device()
 
 # %%
 from fmtutorial.manifolds import (
@@ -60,7 +60,6 @@ from fmtutorial.training import EMA, train
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 # %%
-torch.set_default_device(device)
 generator = torch.Generator(device).manual_seed(0)
 torch.manual_seed(0)  # the network's first weights
 

@@ -58,7 +58,7 @@ from fmtutorial.images.sampling import image_field, sample
 from fmtutorial.images.settings import Settings, fitted
 from fmtutorial.images.sources import read_images
 from fmtutorial.images.weights import load_weights
-from fmtutorial.labs import default_device, record, stored_results
+from fmtutorial.labs import record, stored_results, use_default_device
 from fmtutorial.losses import flow_matching_loss
 from fmtutorial.metrics import two_sample_test
 
@@ -68,8 +68,7 @@ from fmtutorial.paths import LINEAR, AffinePath
 from fmtutorial.solvers import heun, rk4, solve
 from fmtutorial.training import EMA, train
 
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 torch.manual_seed(0)  # first weights, and draws without a generator
 generator = torch.Generator(device).manual_seed(0)
 path = AffinePath(LINEAR)

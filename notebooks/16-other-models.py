@@ -46,7 +46,7 @@ from fmtutorial.distributions import Gaussian, ring_of_gaussians
 from fmtutorial.images.data import to_pixels
 from fmtutorial.images.pictures import show_pixels, tile
 from fmtutorial.images.weights import load_weights
-from fmtutorial.labs import default_device, record
+from fmtutorial.labs import record, use_default_device
 from fmtutorial.likelihood import log_likelihood
 from fmtutorial.metrics import energy_distance
 from fmtutorial.other_models import (
@@ -67,8 +67,7 @@ from fmtutorial.solvers import (
     solve,
 )
 
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 generator = torch.Generator(device).manual_seed(0)
 
 # %%

@@ -43,10 +43,10 @@ from fmtutorial.exact import ExactField
 # %%
 from fmtutorial.labs import (
     airports,
-    default_device,
     record,
     shakespeare_words,
     stored_results,
+    use_default_device,
 )
 from fmtutorial.losses import flow_matching_loss, uniform_times
 from fmtutorial.manifolds import VonMisesFisher
@@ -57,8 +57,7 @@ from fmtutorial.solvers import euler, rk4, solve
 from fmtutorial.training import train
 
 # %%
-device = default_device()
-torch.set_default_device(device)
+device = use_default_device()
 torch.manual_seed(0)
 path = AffinePath(LINEAR)
 starts = {}

@@ -1552,6 +1552,7 @@ CALLS = {
     "labs.record": lambda: {"name": text("key"), "value": number(1.5).but("text")},
     "labs.shakespeare_words": lambda: {},
     "labs.stored_results": lambda: {"name": name(stored())},
+    "labs.use_default_device": lambda: {},
     "likelihood.divergence": lambda: {
         "field": function(velocity),
         "x": state(plane()).but(fewer=plane()[:2]),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fmtutorial import labs
-from fmtutorial.labs import default_device, hardware, record, stored_results
+from fmtutorial.labs import default_device, hardware, record, stored_results, use_default_device
 from fmtutorial.manifolds import Sphere
 
 CPU = torch.device("cpu")
@@ -19,6 +19,10 @@ CPU = torch.device("cpu")
 def test_device_is_the_gpu_where_there_is_one(monkeypatch, available, kind):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     assert default_device() == torch.device(kind)
+    made = []
+    monkeypatch.setattr(torch, "set_default_device", made.append)
+    assert use_default_device() == torch.device(kind)
+    assert made == ([torch.device("cuda")] if available else [])
 
 
 @pytest.mark.parametrize("value, text", [(0.25, "0.25"), ("about 3", "'about 3'")])
