@@ -103,6 +103,15 @@ const [part, options, done] = arguments;
 axe.run(part ?? document, {resultTypes: ["violations"], ...options}).then(({violations}) => done(
   violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.html.slice(0, 150)}`))));
 """
+# A number for each canvas, which another picture would change.
+PICTURES = """
+return [...arguments[0].querySelectorAll("canvas")].map((canvas) => {
+  const seen = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let sum = 0;
+  for (const pixel of new Uint32Array(seen.data.buffer)) sum = (Math.imul(sum, 31) + pixel) | 0;
+  return sum;
+});
+"""
 
 
 LIVE = re.compile(r'<figure class="[^"]*\blive\b.*?</figure>', re.S)
@@ -164,6 +173,11 @@ def show(browser, width, colours=None):
         features = [{"name": "prefers-color-scheme", "value": colours}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         browser.execute_async_script(THEMED, colours)
+
+
+def pictures(browser, element):
+    """Return a number for what each canvas of an element shows."""
+    return browser.execute_script(PICTURES, element)
 
 
 def barriers(browser, part=None, options=None):

@@ -13,6 +13,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.ui import WebDriverWait
 
 EXTRA = ("genindex", "prf-prf", "py-modindex", "search", "404")
+FRAMES = ("book/03-flow-matching", "notebooks/03-flow-matching", *EXTRA)
+"""A page of each kind: around an article, others of its kind have what it has."""
+
 # Without npm the site loads MathJax from a CDN.
 CDN = set() if (ROOT / "vendor" / "site" / "katex").is_dir() else {"cdn.jsdelivr.net"}
 WEIGHT = 1.2e6
@@ -161,8 +164,9 @@ def test_page(browser, page):
     assert browser.execute_script("return shifts") <= 0.05
 
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    seen = set()
     # colours move nothing, but for what one of them hides
-    for width, colours in ((1280, "light"), (390, "light"), (360, "light"), (360, "dark")):
+    for width, colours in ((1280, "light"), (390, "light"), (360, "dark")):
         show(browser, width, colours)
         browser.execute_async_script(SETTLE)
         fit = browser.execute_script(FIT)
@@ -170,37 +174,48 @@ def test_page(browser, page):
         assert not fit["unmarked"], f"at {width} without a sign that it scrolls"
         assert not fit["useless_stops"], "the tab key stops where there is nothing to do"
         assert not fit["cut"], f"formulas in the text that {width} pixels cut"
+        seen.add(browser.execute_script(SHOWN))
+    assert len(seen) == 1, "an article of which a phone or the dark shows another part"
     assert not complaints(browser)
 
 
+def find_barriers(browser, width, colours, options=None):
+    show(browser, width, colours)
+    browser.execute_async_script(SETTLE)
+    found = barriers(browser, None, options)
+    assert not found, f"{len(found)} at {width} in {colours}"
+
+
+OF_COLOURS = ["color-contrast", "link-in-text-block"]
+ONLY_COLOURS = {"runOnly": OF_COLOURS}
+NO_COLOURS = {"rules": {rule: {"enabled": False} for rule in OF_COLOURS}}
+
+needs_axe = pytest.mark.skipif(
+    not AXE.exists(), reason="no axe-core: install Node.js, then `make book`"
+)
+
+
+@needs_axe
 def test_axe_finds_no_barrier(browser, page):
-    if not AXE.exists():
-        pytest.skip("no axe-core: install Node.js, then `make book`")
+    """On a phone, which shows what a desk shows of an article: the last test has seen that."""
     browser.execute_script(LESS)
-    # darkness changes colours only, and a phone all but them; its own buttons are in the header
-    of_colours = ["color-contrast", "link-in-text-block"]
-    only, others = {"runOnly": of_colours}, {"rules": {r: {"enabled": False} for r in of_colours}}
-
-    def look(width, colours, part=None, options=None):
-        show(browser, width, colours)
-        browser.execute_async_script(SETTLE)
-        found = barriers(browser, part, options)
-        assert not found, f"{len(found)} at {width} in {colours}"
-
-    look(390, "dark", None, others)
-    on_phone = browser.execute_script(SHOWN)
-    show(browser, 1280, "dark")
-    # a desk has more around the article, and seldom another article
-    same = browser.execute_script(SHOWN) == on_phone
-    look(1280, "dark", {"exclude": [[".bd-article"]]} if same else None, others)
+    find_barriers(browser, 360, "dark", NO_COLOURS)
     browser.execute_script(KINDS)
-    show(browser, 1280, "light")
+    show(browser, 360, "light")
     browser.execute_async_script(SETTLE)
     browser.execute_script(KINDS)
     browser.execute_script(PRUNE)
-    look(1280, "light", None, only)
-    look(1280, "dark", None, only)
-    look(390, "light", browser.find_element("class name", "bd-header-article"), only)
+    find_barriers(browser, 360, "light", ONLY_COLOURS)
+    find_barriers(browser, 360, "dark", ONLY_COLOURS)
+
+
+@needs_axe
+@pytest.mark.parametrize("name", FRAMES)
+def test_axe_finds_no_barrier_around_an_article(browser, address, name):
+    open_page(browser, f"{address}{name}.html", 1280, "dark")
+    browser.execute_script(LESS)
+    find_barriers(browser, 1280, "dark")
+    find_barriers(browser, 1280, "light", ONLY_COLOURS)
 
 
 def test_front_page_leads_to_the_book(browser, address):

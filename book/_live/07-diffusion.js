@@ -115,6 +115,7 @@ export function start(element) {
     },
   );
 
+  if (figure.calm) time.set(1);
   run();
   if (!figure.calm) time.play();
 }
