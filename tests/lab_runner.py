@@ -35,10 +35,22 @@ KEPT = {
 
 ONE_PROBE = 'divergence(field, pair.x_t, t, "hutchinson", probes[0])'
 
+WALK = """
+        v = exact(x, time)
+        s = linear.convert(v"""
+THREE_STEPS = """
+        if len(states) > 3:
+            states.append(x)
+            continue"""
+
 SHORTER = {
     "01-flows": [("repeats=20", "repeats=2")],
     "04-optimal-transport": [("max(4, (2048 if size < 4 else 1024) // size)", "2")],
-    "05-solvers": [("STEPS = (10, 20, 40, 80)", "STEPS = (4, 5, 6, 7)")],
+    "05-solvers": [
+        ("STEPS = (10, 20, 40, 80)", "STEPS = (4, 5, 6, 7)"),
+        ("zip(noise[:5], ring_truth[:5]", "zip(noise[:1], ring_truth[:1]"),
+    ],
+    "07-diffusion": [(WALK, f"{THREE_STEPS}{WALK}")],
     "08-mnist": [
         ('"width": 32, "steps": 300, "batch": 32', '"width": 8, "steps": 30, "batch": 4'),
         ("torch.arange(150, device", "torch.arange(50, device"),
@@ -47,9 +59,16 @@ SHORTER = {
         # in place of 784 passes, of which lab 1 takes two
         ("exactly = divergence(field, pair.x_t, t)", f"exactly = {ONE_PROBE}"),
     ],
-    "10-few-steps": [("train_by_matching(400,", "train_by_matching(4,")],
+    "10-few-steps": [
+        ("train_by_matching(400,", "train_by_matching(4,"),
+        ("for _ in range(40)])", "for _ in range(4)])"),
+        ("for n in (6, 7, 8)]", "for n in (1, 2, 3)]"),
+    ],
     "11-steering": [("updates = 70", "updates = 5")],
-    "12-discrete": [("LADDER = (16, 32, 64, 128)", "LADDER = (2, 4, 8, 16)")],
+    "12-discrete": [
+        ("LADDER = (16, 32, 64, 128)", "LADDER = (2, 4, 8, 16)"),
+        ("for n in (16, 64):", "for n in (2, 4):"),
+    ],
     "13-bridges": [("for _ in range(6):", "for _ in range(2):")],
     "16-other-models": [("steps = 1000", "steps = 20")],
 }
