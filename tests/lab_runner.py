@@ -84,7 +84,7 @@ def keep_quiet():
 
 
 def shorten():
-    """Train two steps and solve three: what follows gets as many as it expects, all the same."""
+    """Train two steps and solve two: what follows gets as many as it expects, all the same."""
     from fmtutorial import solvers, training
 
     def few(network, loss, steps, *args, **kwargs):
@@ -96,7 +96,7 @@ def shorten():
 
     def short(solver):
         def solve(field, x, times, *args, **kwargs):
-            found = solver(field, x, times[:4], *args, **kwargs)
+            found = solver(field, x, times[:3], *args, **kwargs)
             if len(found.times) == len(times) or len(found.states) == 1:
                 return found
             rest = found.states[-1:].expand(len(times) - len(found.times), *x.shape)
