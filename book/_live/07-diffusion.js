@@ -42,35 +42,51 @@ export function start(element) {
   const field = new ExactField(LINEAR, TARGET).velocity;
   let [level, pull, seed] = [1, 1, 3];
   let begins = [0.4, 0.3];
-  let states = [];
+  const times = grid(STEPS);
+  let [noises, crowd, journeys] = [[], [], []]; // at each of the times
+
+  const ofJourneys = (values) => values.subarray(0, 2 * JOURNEYS);
+  const ofCrowd = (values) => values.subarray(2 * JOURNEYS);
+
+  function newNoise() {
+    const uniform = generator(seed);
+    noises = Array.from(times, () => normal(uniform, 2 * (JOURNEYS + PARTICLES)));
+  }
+
+  function walk(part) {
+    const states = [part(noises[0])];
+    for (let i = 0; i < STEPS; i++) {
+      const [h, noise] = [times[i + 1] - times[i], part(noises[i + 1])];
+      states.push(sdeStep(field, LINEAR, states[i], times[i], h, level, noise, pull));
+    }
+    return states;
+  }
+
+  /** Only the journeys begin where the reader says. */
+  function runJourneys() {
+    for (let i = 0; i < JOURNEYS; i++) noises[0].set(begins, 2 * i);
+    journeys = walk(ofJourneys);
+    figure.draw();
+  }
 
   function run() {
-    const uniform = generator(seed);
-    const times = grid(STEPS);
-    let x = normal(uniform, 2 * (PARTICLES + JOURNEYS));
-    for (let i = 0; i < JOURNEYS; i++) x.set(begins, 2 * i);
-    states = [x];
-    for (let i = 0; i < STEPS; i++) {
-      const noise = normal(uniform, x.length);
-      x = sdeStep(field, LINEAR, x, times[i], times[i + 1] - times[i], level, noise, pull);
-      states.push(x);
-    }
-    figure.draw();
+    crowd = walk(ofCrowd);
+    runJourneys();
   }
 
   figure.draw = () => {
     const { t } = time;
     const index = Math.round(t * STEPS);
-    const crowd = states[index].subarray(2 * JOURNEYS);
+    const here = crowd[index];
     plane.clear();
-    plane.points(crowd, "noise", 2, 0.6);
+    plane.points(here, "noise", 2, 0.6);
     for (let i = 0; i < JOURNEYS; i++) {
-      plane.way(states.slice(0, index + 1), i, "model", 1.8, 0.9);
+      plane.way(journeys.slice(0, index + 1), i, "model", 1.8, 0.9);
     }
-    plane.points(states[index].subarray(0, 2 * JOURNEYS), "model", 4);
+    plane.points(journeys[index], "model", 4);
     plane.circle(...begins, 6, "data");
     chart.clear();
-    chart.bars(histogram(crowd.filter((_, i) => i % 2 === 0), chart.x, BINS), "noise");
+    chart.bars(histogram(here.filter((_, i) => i % 2 === 0), chart.x, BINS), "noise");
     const curve = Array.from({ length: 121 }, (_, i) => {
       const x = EXTENT * (i / 60 - 1);
       return [x, marginal(TARGET, LINEAR, x, t)];
@@ -78,7 +94,7 @@ export function start(element) {
     chart.line(curve, "data", 2);
     chart.text("the crowd", -EXTENT, 0.57, "noise");
     chart.text("exact density", -EXTENT, 0.51, "data");
-    const spread = Math.sqrt(crowd.reduce((sum, value) => sum + value * value, 0) / crowd.length);
+    const spread = Math.sqrt(here.reduce((sum, value) => sum + value * value, 0) / here.length);
     const square = TARGET.means.reduce((sum, mean) => sum + mean * mean, 0) / 12;
     const right = Math.sqrt(t * t * (square + TARGET.variances[0]) + (1 - t) ** 2);
     figure.say(
@@ -105,17 +121,19 @@ export function start(element) {
   const time = figure.timeline({ seconds: SECONDS });
   figure.button("New noise", () => {
     seed += 1;
+    newNoise();
     run();
   });
   plane.handle(
     () => begins,
     (x, y) => {
       begins = [x, y];
-      figure.guard(run);
+      figure.guard(runJourneys);
     },
   );
 
   if (figure.calm) time.set(1);
+  newNoise();
   run();
   if (!figure.calm) time.play();
 }

@@ -17,7 +17,7 @@ export function scoreOf(schedule, velocity, x, t) {
  */
 export function sdeStep(field, schedule, x, t, h, noiseLevel, noise, pull = 1) {
   const v = field(x, t);
-  const out = Float64Array.from(x, (value, i) => value + h * v[i]);
+  const out = x.map((value, i) => value + h * v[i]);
   if (noiseLevel === 0) return out;
   const score = scoreOf(schedule, v, x, t);
   const size = Math.abs(h);
