@@ -138,7 +138,7 @@ def train(
             check_kind(value, kind, name)
     groups = (optimizer := _optimizer(network, learning_rate, optimizer)).param_groups
     scaler = scaler or GradScaler(enabled=False)
-    parameters = list(network.parameters())  # which to collect takes a tenth of a small step
+    parameters = list(network.parameters())
     for number in range(done + 1, steps + 1):
         for group in groups:
             rate = float(group["initial_lr"])
