@@ -23,22 +23,27 @@ help:
 	@echo "make repository            copy the repository's address and the version to the files that name them"
 	@echo "make clean                 delete _build; .venv and vendor stay"
 
-# With FMTUTORIAL_REPOSITORY it is built for once, and the tests build their own.
 book: .venv/book-ready vendor/npm-ready
 	@echo "== Building the site (a warning is an error)"
 	@rm -f _build/html-ready
 	@$(BIN)/jupyter-book build . -W -n --all --keep-going -q
-	@test -n "$$FMTUTORIAL_REPOSITORY" || touch _build/html-ready
+	@test -n "$(ONCE)" || touch _build/html-ready
 	@echo "== The site is ready: $(CURDIR)/_build/html/index.html"
 	@echo "   Open it in a browser, or serve it: $(BIN)/python -m http.server -d _build/html"
 
-# The tests build it again only if a part of it is newer.
-PARTS = $(shell find book notebooks fmtutorial -type f -not -path '*/__pycache__/*' -not -path '*/.*')
+# Tests and PDF have it built again only if a part of it is newer, or it is to have another address
+# or version for once.
+ONCE := $(FMTUTORIAL_REPOSITORY)$(FMTUTORIAL_REF)
+PARTS := $(shell find book notebooks fmtutorial -type f -not -path '*/__pycache__/*' -not -path '*/.*')
 
 _build/html-ready: .venv/book-ready vendor/npm-ready pyproject.toml _config.yml _toc.yml $(PARTS)
 	@$(MAKE) --no-print-directory book
 
-pdf: .venv/pdf-ready book
+ifneq ($(ONCE),)
+.PHONY: _build/html-ready
+endif
+
+pdf: .venv/pdf-ready _build/html-ready
 	@echo "== Printing the book (some minutes)"
 	@$(BIN)/python $(TOOLS)/pdf.py
 

@@ -10,11 +10,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import finished
+import pytest
 import repository
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 AXE = ROOT / "vendor" / "axe-core" / "axe.min.js"
+needs_axe = pytest.mark.skipif(
+    not AXE.exists(), reason="no axe-core: install Node.js, then `make book`"
+)
 BASE = urlsplit(repository.site(repository.slug())).path
 SEED = random.SystemRandom().randrange(2**31)
 """Of the inputs that the page's arithmetic is tried on: new in each run."""

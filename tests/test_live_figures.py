@@ -4,7 +4,7 @@ import gzip
 import re
 
 import pytest
-from browser import AXE, HTML, LESS, ROOT, barriers, pictures, show
+from browser import HTML, LESS, ROOT, barriers, needs_axe, pictures, show
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -93,19 +93,21 @@ def test_figure_is_light(browser, figure):
 
 
 def work_every_control(browser, element):
+    def seen():
+        return pictures(browser, element), words(element)
+
     pause(browser, element)
     for control in element.find_elements("css selector", ".live-controls input, select"):
-        before = pictures(browser, element), words(element)
+        before = seen()
         at_end = control.get_attribute("value") == control.get_attribute("max")
         slide = Keys.ARROW_LEFT if at_end else Keys.ARROW_RIGHT
         control.send_keys(Keys.ARROW_DOWN if control.tag_name == "select" else slide)
-        wait(browser, lambda before=before: (pictures(browser, element), words(element)) != before)
+        wait(browser, lambda before=before: seen() != before)
         pause(browser, element)
     for button in element.find_elements("css selector", ".live-controls button"):
-        seen = lambda b=button: (pictures(browser, element), words(element), b.text)  # noqa: E731
-        before = seen()
+        before = seen(), button.text
         button.send_keys(Keys.ENTER)
-        wait(browser, lambda seen=seen, before=before: seen() != before)
+        wait(browser, lambda b=button, before=before: (seen(), b.text) != before)
     assert "stopped:" not in words(element)
 
 
@@ -158,9 +160,8 @@ def test_nothing_runs_out_of_sight(browser, figure):
     assert browser.execute_script("return frames_asked") == 0
 
 
+@needs_axe
 def test_axe_finds_no_barrier_in_a_running_figure(browser, figure):
-    if not AXE.exists():
-        pytest.skip("no axe-core: install Node.js, then `make book`")
     browser.execute_script(LESS)
     browser.execute_script(ALONE, figure)
     for colours in ("light", "dark"):

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import quizzes
 import torch
-from browser import AXE, ROOT, barriers, show
+from browser import ROOT, barriers, needs_axe, show
 from quiz_truths import TRUTHS
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -155,9 +155,8 @@ def test_answers_unfold_their_reasons_and_are_counted(browser, quiz):
     assert not quiz.find_element(By.CSS_SELECTOR, "[role=status]").text
 
 
+@needs_axe
 def test_screen_reader_hears_a_group_with_its_question(browser, quiz):
-    if not AXE.exists():
-        pytest.skip("no axe-core: install Node.js, then `make book`")
     group = quiz.find_element(By.CSS_SELECTOR, ".question")
     assert group.aria_role == "group"
     assert group.accessible_name.startswith("1. ")

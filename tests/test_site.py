@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import repository
-from browser import AXE, BASE, HTML, KINDS, LESS, PRUNE, ROOT, barriers, show
+from browser import BASE, HTML, KINDS, LESS, PRUNE, ROOT, barriers, needs_axe, show
 from contents import pages
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.ui import WebDriverWait
@@ -189,10 +189,6 @@ def find_barriers(browser, width, colours, options=None):
 OF_COLOURS = ["color-contrast", "link-in-text-block"]
 ONLY_COLOURS = {"runOnly": OF_COLOURS}
 NO_COLOURS = {"rules": {rule: {"enabled": False} for rule in OF_COLOURS}}
-
-needs_axe = pytest.mark.skipif(
-    not AXE.exists(), reason="no axe-core: install Node.js, then `make book`"
-)
 
 
 @needs_axe
